@@ -1,0 +1,143 @@
+"""Batches of a data set, in an order that a seed and a step decide.
+
+Grain shuffles, repeats and batches *indices*, since it costs microseconds per element; what the
+indices stand for is gathered once a batch.
+"""
+
+import dataclasses
+
+import grain
+import numpy as np
+
+from experiments.data.info import DataInfo
+from experiments.data.sources import Source
+
+Batch = dict[str, np.ndarray]
+
+_DECODE_THREADS = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+"""Batches of records are decoded ahead, in threads."""
+_NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A training and an evaluation split, ready to be batched.
+
+    Training batches: images uint8 (batch, height, width, channels) and labels int32 (batch,), under
+    `image` and `label`. The batch of step s is a pure function of (seed, s), whatever the number
+    of processes: process p of P gets rows [p B/P, (p+1) B/P) of the global batch of B rows. Every
+    epoch is another permutation with each example exactly once; it runs on over batch borders, so
+    that nothing is dropped: a batch may hold the end of an epoch and the start of the next.
+
+    Attributes:
+        info: what is known without the data.
+        train: the training examples.
+        eval: the evaluation examples.
+        batch_size: rows of a training batch over all processes.
+        eval_batch_size: likewise of an evaluation batch.
+        fingerprint: changes when the examples do; part of the key of every stage's result.
+    """
+
+    info: DataInfo
+    train: Source
+    eval: Source
+    batch_size: int
+    eval_batch_size: int
+    fingerprint: str
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Training steps in which each example is seen once: a fraction where B divides not."""
+        return len(self.train) / self.batch_size
+
+    def batches(
+        self, seed: int, *, process_index: int = 0, process_count: int = 1, start: int = 0
+    ) -> grain.DatasetIterator:
+        """Training batches without end, from step `start` on.
+
+        The iterator has `get_state()` and `set_state(state)`; the state is a small dict of ints.
+
+        Raises:
+            ValueError: the batch does not divide among the processes.
+        """
+        iterator = iter(
+            self._training_steps(seed, process_index, process_count).to_iter_dataset(
+                _read_options(self.train)
+            )
+        )
+        grain.experimental.set_next_index(iterator, start)
+        return iterator
+
+    def batch_at(
+        self, seed: int, step: int, *, process_index: int = 0, process_count: int = 1
+    ) -> Batch:
+        """The batch that `batches(seed, ...)` yields at `step`, without those before it."""
+        return self._training_steps(seed, process_index, process_count)[step]
+
+    def eval_batches(
+        self, batch_size: int | None = None, *, process_index: int = 0, process_count: int = 1
+    ) -> grain.DatasetIterator:
+        """The evaluation split once, in its own order, as batches of one shape.
+
+        Args:
+            batch_size: rows over all processes; None: `eval_batch_size`.
+            process_index: this process.
+            process_count: among so many, which get the same number of batches each.
+
+        Returns:
+            An iterator of batches with `image`, `label` and `weight` float32 (batch,): 1 for an
+            example, 0 for a row of zeros that fills up the last batch.
+
+        Raises:
+            ValueError: the batch does not divide among the processes.
+        """
+        batch_size = batch_size or self.eval_batch_size
+        rows = _rows_of_process(batch_size, process_index, process_count)
+        total = len(self.eval)
+
+        def gather(batch: int) -> Batch:
+            first = batch * batch_size + process_index * rows
+            indices = np.arange(first, first + rows)
+            real = indices < total
+            images, labels = self.eval.gather(np.where(real, indices, 0))
+            images[~real] = 0
+            labels[~real] = 0
+            return {"image": images, "label": labels, "weight": real.astype(np.float32)}
+
+        steps = grain.MapDataset.range(-(-total // batch_size)).map(gather)
+        return iter(steps.to_iter_dataset(_read_options(self.eval)))
+
+    def _training_steps(
+        self, seed: int, process_index: int, process_count: int
+    ) -> grain.MapDataset[Batch]:
+        """One element a step: this process's rows.
+
+        A process's batches are cut first and then dealt out in turn, so that none looks up
+        another's indices: batch s P + p of B/P rows is the p-th part of step s.
+        """
+        rows = _rows_of_process(self.batch_size, process_index, process_count)
+
+        def gather(indices: np.ndarray) -> Batch:
+            images, labels = self.train.gather(indices)
+            return {"image": images, "label": labels}
+
+        indices = grain.MapDataset.range(len(self.train)).seed(seed).shuffle().repeat()
+        parts = indices.batch(rows, batch_fn=np.asarray)
+        return parts[process_index::process_count].map(gather)
+
+
+def _read_options(source: Source) -> grain.ReadOptions:
+    return _NO_THREADS if source.in_memory else _DECODE_THREADS
+
+
+def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> int:
+    """How many of a global batch's rows one process has."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index = {process_index}: must be in [0, {process_count})")
+    rows, rest = divmod(batch_size, process_count)
+    if rest:
+        raise ValueError(
+            f"batch size {batch_size} does not divide among {process_count} processes; "
+            f"use {rows * process_count or process_count} or {(rows + 1) * process_count}"
+        )
+    return rows

@@ -1,0 +1,49 @@
+"""What is known of a data set before its data are read."""
+
+import dataclasses
+
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "digits": ((0.3054,), (0.3753,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation, per channel, of the training pixels scaled to [0, 1]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """What is known of a data set before its data are read.
+
+    Attributes:
+        name: as in the config.
+        image_shape: (height, width, channels), after `resize`.
+        num_classes: outputs that a classifier needs.
+        class_names: the labels' names, in order; at most `num_classes`.
+        num_train: examples in the training split.
+        num_eval: examples in the evaluation split.
+        mean: of the training pixels scaled to [0, 1], per channel.
+        std: likewise the standard deviation; a model sees (pixel - mean) / std.
+        origin: where the data come from, for people.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...]
+    num_train: int
+    num_eval: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    origin: str
+
+
+def mean_and_std(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of a set by name, without its configuration and version; of others 1/2, to get [-1, 1].
+
+    >>> mean_and_std("svhn_cropped:3.0.0", 1)
+    ((0.5,), (0.5,))
+    """
+    return STATISTICS.get(name.split("/")[0].split(":")[0], ((0.5,) * channels, (0.5,) * channels))

@@ -1,0 +1,93 @@
+"""`info` says what a set is without reading it; `load` makes it ready to be batched."""
+
+import hashlib
+
+from experiments.data import digits, tfds_sets
+from experiments.data.config import DataConfig
+from experiments.data.dataset import Dataset
+from experiments.data.info import DataInfo, mean_and_std
+from experiments.data.located import Located, ranges
+from experiments.data.sources import Source, read_to_memory
+from experiments.schema import ConfigError
+
+
+def info(config: DataConfig) -> DataInfo:
+    """What is known of the set before its data are read; takes well under a second.
+
+    Raises:
+        ConfigError: unknown or absent set, no such split, fewer outputs than labels, or images of
+            differing sizes without `resize`.
+    """
+    return _describe(config, _locate(config))
+
+
+def load(config: DataConfig) -> Dataset:
+    """The set ready to be batched: small splits in memory, large ones read as they are asked for.
+
+    Raises:
+        ConfigError: as `info`, or the files found are broken.
+    """
+    located = _locate(config)
+    info = _describe(config, located)
+
+    def opened(spec: str) -> Source:
+        source = located.open(spec, config.resize)
+        mib = len(source) * info.image_shape[0] * info.image_shape[1] * info.image_shape[2] / 2**20
+        if source.in_memory or mib > config.in_memory_mib:
+            return source
+        return read_to_memory(source, info.image_shape)
+
+    train = opened(config.train_split)
+    evaluation = opened(_eval_split(config, located))
+    parts = train.fingerprint() + evaluation.fingerprint()
+    return Dataset(
+        info=info,
+        train=train,
+        eval=evaluation,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        fingerprint=hashlib.sha256(parts.encode()).hexdigest(),
+    )
+
+
+def _locate(config: DataConfig) -> Located:
+    if config.name == "digits":
+        return digits.locate()
+    return tfds_sets.locate(config.name, config.data_dir)
+
+
+def _eval_split(config: DataConfig, located: Located) -> str:
+    if config.eval_split is not None:
+        return config.eval_split
+    return "test" if "test" in located.splits else "validation"
+
+
+def _describe(config: DataConfig, located: Located) -> DataInfo:
+    labels = len(located.class_names)
+    if config.num_classes is not None and config.num_classes < labels:
+        raise ConfigError(
+            f"data.num_classes = {config.num_classes}: {config.name} has {labels} labels; "
+            f"at least {labels}, or None"
+        )
+    height, width = config.resize or located.image_shape[:2]
+    if height is None or width is None:
+        raise ConfigError(
+            f"data.resize = None: the images of {config.name} differ in size; "
+            "give (height, width), such as (224, 224)"
+        )
+
+    def size(spec: str, field: str) -> int:
+        return sum(len(positions) for _, positions in ranges(spec, located.splits, field))
+
+    mean, std = mean_and_std(config.name, located.image_shape[2])
+    return DataInfo(
+        name=config.name,
+        image_shape=(height, width, located.image_shape[2]),
+        num_classes=config.num_classes or labels,
+        class_names=located.class_names,
+        num_train=size(config.train_split, "data.train_split"),
+        num_eval=size(_eval_split(config, located), "data.eval_split"),
+        mean=mean,
+        std=std,
+        origin=located.origin,
+    )

@@ -1,0 +1,94 @@
+"""What a recipe would run, and what it would take, without running it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+
+from experiments import mesh as meshes
+from experiments import network, train_step
+from experiments.data import sets
+from experiments.data.dataset import DataInfo
+from experiments.network import Network
+from experiments.optimizers import build, learning_rate
+from experiments.precision import PRECISIONS, cast
+from experiments.recipe import PlannedStage, Recipe
+from experiments.report.quantities import count, size
+from experiments.schema import ConfigError
+from experiments.stages.prune import PruneConfig
+from experiments.train import TrainConfig
+from slim import graph, paths
+
+
+def check_model(recipe: Recipe, info: DataInfo) -> Network:
+    """The network, after its shapes were checked against the data's.
+
+    Raises:
+        ConfigError: the model cannot take the images, or the mesh's rules do not fit it.
+    """
+    settings = recipe.settings
+    net = network.build(settings.model, info, PRECISIONS[settings.precision])
+    try:
+        variables = net.abstract()
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"model = {settings.model}: cannot take images of shape {info.image_shape}: {error}"
+        ) from None
+    sizes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(variables["params"]).items()}
+    grid = meshes.shape(settings.mesh, jax.device_count())
+    meshes.parameter_specs(settings.mesh, sizes, grid)
+    return net
+
+
+def describe(recipe: Recipe) -> str:
+    """The resolved recipe, and its model's parameters, FLOPs and memory per device."""
+    info = sets.info(recipe.settings.data)
+    net = check_model(recipe, info)
+    variables = net.abstract()
+    image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+    cost = graph.cost(graph.trace(net.predict, variables, image))
+    lines = [
+        json.dumps(recipe.as_dict(), indent=2),
+        "",
+        f"data        {info.num_train} training and {info.num_eval} evaluation images of shape "
+        f"{info.image_shape}, {info.num_classes} classes; {info.origin}",
+        f"parameters  {network.count(variables['params'])} "
+        f"({size(cost.param_bytes)} with all other variables)",
+        f"one image   {count(cost.macs)} MACs, {count(cost.flops)} FLOPs",
+    ]
+    for stage in recipe.stages:
+        if isinstance(stage.config, TrainConfig):
+            lines.append(_training(recipe, stage, stage.config, net, info))
+    return "\n".join(lines)
+
+
+def _training(
+    recipe: Recipe, stage: PlannedStage, config: TrainConfig, net: Network, info: DataInfo
+) -> str:
+    """A stage's steps and what each device must hold for it."""
+    settings = recipe.settings
+    per_epoch = info.num_train / settings.data.batch_size
+    steps = max(1, round(config.epochs * per_epoch))
+    optimizer = build(config, learning_rate(config, steps, round(per_epoch)))
+    if isinstance(config, PruneConfig):
+        optimizer = config.wrap(optimizer, steps)
+    variables = net.abstract()
+    state = jax.eval_shape(
+        lambda v: train_step.start(v, optimizer, seed=0, initial_scale=1.0, ema=config.ema > 0),
+        variables,
+    )
+    sizes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(state.params).items()}
+    mesh = meshes.build(settings.mesh)
+    specs = meshes.parameter_specs(settings.mesh, sizes, mesh.devices.shape)
+    shardings = meshes.state_shardings(state, state.params, specs, mesh)
+    held = meshes.bytes_per_device(state, shardings)
+    gradients = jax.eval_shape(lambda p: cast(p, jnp.float32), state.params)
+    held += meshes.bytes_per_device(gradients, shardings.params)
+    rows = settings.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
+    images = jax.ShapeDtypeStruct((rows, *info.image_shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    passed = graph.cost(graph.trace(lambda v, i, k: net.train(v, i, k), variables, images, key))
+    return (
+        f"{stage.name:<11} {steps} steps; per device {size(held)} of state and gradients, and at "
+        f"most {size(passed.activation_bytes)} of activations for {rows} images at a time"
+    )

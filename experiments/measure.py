@@ -1,0 +1,329 @@
+"""The measures of a model: quality, robustness, size, work, latency and memory, in one row.
+
+`measure` treats every model alike, whichever stage made it. Quality and robustness run where the
+caller placed variables and batches, on one device or a mesh; work, latency and memory are of the
+same function compiled for one device. Models of one `predict` and equal shapes run one compiled
+program with different values, so a masked model is as slow as the dense one, and is reported so.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+from jax.experimental import multihost_utils
+from pydantic import Field
+
+from experiments.network import pixels
+from experiments.schema import Schema, unknown_name
+from experiments.timing import Latency, in_turn
+from slim import graph
+from slim.measure import classification, compiled, size
+from slim.measure.attacks import ATTACKS, Attack, pgd
+from slim.measure.classification import Confusion
+from slim.measure.corruptions import CORRUPTIONS, Corruption
+
+PyTree = Any
+Batch = Mapping[str, Any]
+Predict = Callable[[PyTree, jax.Array], jax.Array]
+Condition = Callable[[PyTree, jax.Array, jax.Array, jax.Array], jax.Array]
+"""`(variables, key, images, labels) -> images` changed."""
+
+_pixels = jax.jit(pixels)
+
+NOISE_SEED = 0  # every model of every run meets the same noise and the same random starts
+
+
+class EvaluateConfig(Schema):
+    """What the `evaluate` stage measures, and how finely."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 128
+    """Images in a batch: of the evaluation, and of `latency_batch_*` and `peak_memory_bytes`."""
+    latency_rounds: Annotated[int, Field(gt=0)] = 30
+    """Samples of each model's latency, at batch 1 and at `batch_size`."""
+    robustness_images: Annotated[int, Field(gt=0)] = 256
+    """Images, the first of the evaluation set, that are attacked and corrupted."""
+    attacks: tuple[str, ...] = tuple(ATTACKS)
+    """Names in `slim.measure.attacks.ATTACKS`."""
+    epsilons: tuple[Annotated[float, Field(gt=0, le=255)], ...] = (2.0, 8.0)
+    """Largest change of a pixel by an attack, in 1/255."""
+    pgd_steps: Annotated[int, Field(gt=0)] = 7
+    """Gradient steps of PGD (Madry et al., arXiv:1706.06083, train on CIFAR with 7)."""
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    """Names in `slim.measure.corruptions.CORRUPTIONS`."""
+    severity: Annotated[int, Field(ge=1, le=5)] = 3
+    """Severity of every corruption."""
+
+    @pydantic.field_validator("attacks", "corruptions")
+    @classmethod
+    def _known(cls, names: tuple[str, ...], info: pydantic.ValidationInfo) -> tuple[str, ...]:
+        table: Mapping[str, Any] = ATTACKS if info.field_name == "attacks" else CORRUPTIONS
+        for name in names:
+            if name not in table:
+                raise unknown_name(str(info.field_name), name, table)
+        return names
+
+
+class Measures(Schema):
+    """One model's row of `report.json`: the units are in the names, shares are from 0 to 1."""
+
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """The model's name: that of the stage that made it."""
+    samples: int
+    """Images that loss, top1, macro_f1 and ece are of."""
+    loss: float
+    """Mean cross-entropy in nats, without label smoothing."""
+    top1: float
+    """Share of images whose label got the largest logit."""
+    macro_f1: float
+    """Mean F1 of the classes that occur among labels or predictions."""
+    ece: float
+    """Expected calibration error over 15 equal bins of confidence."""
+    parameters: int
+    """Entries of `variables["params"]`."""
+    nonzero_parameters: int
+    """Those that are not 0."""
+    size_bytes: int
+    """Bytes of all variables, batch statistics too, as their types store them; zeros count."""
+    macs: int
+    """Multiply-accumulates of the contractions for one image, padding included (analytic)."""
+    flops: int
+    """Floating-point operations for one image, padding excluded (analytic, `slim.graph.cost`)."""
+    xla_flops: float
+    """XLA's own count for one image: what the compiled batch-1 program has left of them."""
+    batch_size: int
+    """Images in a batch of `latency_batch_*` and `peak_memory_bytes`."""
+    latency_b1_median_s: float
+    """Seconds of a compiled call at batch 1 on one device, after warm-up: the median."""
+    latency_b1_p90_s: float
+    """The same: the 90th percentile."""
+    latency_b1_ratio: float
+    """The same over the first model's: median of the quotients of calls timed side by side."""
+    latency_batch_median_s: float
+    """Seconds of a compiled call at `batch_size` on one device, after warm-up: the median."""
+    latency_batch_p90_s: float
+    """The same: the 90th percentile."""
+    latency_batch_ratio: float
+    """The same over the first model's: median of the quotients of calls timed side by side."""
+    peak_memory_bytes: int
+    """Arguments (variables and images), results and temporaries of the call at `batch_size`."""
+    robustness_images: int
+    """Images that `robustness` is of."""
+    robustness: dict[str, float]
+    """Top-1 on them by condition: `clean`, `fgsm@8/255` (epsilon), `contrast@3` (severity) ..."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model to measure.
+
+    Attributes:
+        name: what its row is called; unique.
+        predict: `(variables, images) -> logits`, evaluation mode, images float32
+            `(batch, height, width, channels)` in [0, 1]: any normalization is inside. Give models
+            that differ in values alone the same (or an equal) function, and they share programs.
+        variables: what `predict` reads: `params`, and whatever else (`batch_stats`), on the devices
+            that `put` places batches on.
+    """
+
+    name: str
+    predict: Predict
+    variables: PyTree
+
+
+def measure(
+    models: Sequence[Measured],
+    batches: Iterable[Batch],
+    config: EvaluateConfig,
+    *,
+    put: Callable[[Batch], Batch] = jax.device_put,
+) -> list[Measures]:
+    """The rows of all models, in order; the first is the baseline of the latency ratios.
+
+    Args:
+        models: at least one.
+        batches: the evaluation set, read once: `image` uint8 `(batch, height, width, channels)`,
+            `label` int32 `(batch,)`, `weight` float32 `(batch,)`, 0 for rows that only pad.
+        config: see `EvaluateConfig`.
+        put: places a batch where the variables are: on the mesh, sharded over `batch`.
+
+    Raises:
+        ValueError: no models, two of one name, or no image that counts.
+    """
+    names = [model.name for model in models]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"models = {names} must be at least one, each of another name")
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("batches is empty: the evaluation set has no images")
+    quality = _quality(models, itertools.chain([first], batches), config, put)
+    work = _work(models, np.asarray(first["image"]), config)
+    return [
+        Measures(name=model.name, **quality[model.name], **_size(model), **work[model.name])
+        for model in models
+    ]
+
+
+def _size(model: Measured) -> dict[str, Any]:
+    """The measures that need nothing but the variables."""
+    return {
+        "parameters": size.entries(model.variables["params"]),
+        "nonzero_parameters": size.nonzero(model.variables["params"]),
+        "size_bytes": size.stored_bytes(model.variables),
+    }
+
+
+@jax.jit
+def _first(weights: jax.Array, count: jax.Array) -> jax.Array:
+    """The weights with all but the first `count` rows that count set to 0."""
+    return jnp.where(jnp.cumsum(weights > 0) <= count, weights, 0)
+
+
+def _conditions(predict: Predict, config: EvaluateConfig) -> dict[str, Condition]:
+    """The changes to images that a model is tried under, by their name in `Measures.robustness`."""
+
+    def corrupted(change: Corruption) -> Condition:
+        jitted = jax.jit(change, static_argnums=2)
+        return lambda variables, key, images, labels: jitted(key, images, config.severity)
+
+    def attacked(attack: Attack, epsilon: float) -> Condition:
+        return lambda variables, key, images, labels: _attack(
+            predict, attack, variables, key, images, labels, jnp.float32(epsilon / 255)
+        )
+
+    settings = {"pgd": _pgd(config.pgd_steps)}
+    conditions: dict[str, Condition] = {"clean": lambda variables, key, images, labels: images}
+    for name in config.attacks:
+        attack = settings.get(name, ATTACKS[name])
+        for epsilon in config.epsilons:
+            conditions[f"{name}@{epsilon:g}/255"] = attacked(attack, epsilon)
+    for name in config.corruptions:
+        conditions[f"{name}@{config.severity}"] = corrupted(CORRUPTIONS[name])
+    return conditions
+
+
+@cache
+def _pgd(steps: int) -> Attack:
+    """PGD of so many steps; one object, so that a later `measure` meets the compiled program."""
+    return partial(pgd, steps=steps)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _attack(predict: Predict, attack: Attack, variables: PyTree, *args: jax.Array) -> jax.Array:
+    """`attack` on the model `predict(variables, .)`."""
+    return attack(partial(predict, variables), *args)
+
+
+def _forward(models: Sequence[Measured]) -> dict[Predict, jax.stages.Wrapped]:
+    """Each different `predict`, jitted once, with the variables as an argument."""
+    return {predict: jax.jit(predict) for predict in {model.predict for model in models}}
+
+
+def _quality(
+    models: Sequence[Measured],
+    batches: Iterable[Batch],
+    config: EvaluateConfig,
+    put: Callable[[Batch], Batch],
+) -> dict[str, dict[str, Any]]:
+    """Scores on all images, and top-1 under attacks and corruptions on the first of them."""
+    update = jax.jit(classification.update)
+    forward = _forward(models)
+    conditions = {predict: _conditions(predict, config) for predict in forward}
+    scores: dict[str, Confusion] = {}
+    under: dict[str, dict[str, Confusion]] = {model.name: {} for model in models}
+    left = config.robustness_images
+    for index, batch in enumerate(batches):
+        batch = put(batch)
+        images, labels, weights = _pixels(batch["image"]), batch["label"], batch["weight"]
+        chosen = _first(weights, jnp.asarray(left))
+        key = jax.random.fold_in(jax.random.key(NOISE_SEED), index)
+        for model in models:
+            logits = forward[model.predict](model.variables, images)
+            empty = classification.init(logits.shape[1])
+            scores[model.name] = update(scores.get(model.name, empty), logits, labels, weights)
+            tried = conditions[model.predict] if left > 0 else {}
+            for name, change in tried.items():
+                changed = change(model.variables, key, images, labels)
+                logits = forward[model.predict](model.variables, changed)
+                acc = under[model.name].get(name, empty)
+                under[model.name][name] = update(acc, logits, labels, chosen)
+        left -= int((chosen > 0).sum())
+    return {model.name: _read(scores[model.name], under[model.name]) for model in models}
+
+
+def _read(scores: Confusion, under: Mapping[str, Confusion]) -> dict[str, Any]:
+    """The accumulated sums as entries of `Measures`."""
+    result = jax.jit(classification.result)
+    samples = round(float(scores.counts.sum()))
+    if samples == 0:
+        raise ValueError("batches have no image of weight above 0: nothing to measure")
+    return {
+        "samples": samples,
+        **{name: float(value) for name, value in result(scores)._asdict().items()},
+        "robustness_images": round(float(under["clean"].counts.sum())),
+        "robustness": {name: float(result(acc).top1) for name, acc in under.items()},
+    }
+
+
+def _on_one_device(tree: PyTree) -> PyTree:
+    """A copy of a sharded or replicated pytree on this process's first device."""
+
+    def local(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return jax.device_put(leaf, jax.local_devices()[0])
+
+    return jax.tree.map(local, tree)
+
+
+def _work(
+    models: Sequence[Measured], images: np.ndarray, config: EvaluateConfig
+) -> dict[str, dict[str, Any]]:
+    """FLOPs, latency and memory of each model on one device, all latencies taken in turn."""
+    forward = _forward(models)
+    variables = {model.name: _on_one_device(model.variables) for model in models}
+
+    def programs(batch_size: int) -> tuple[dict[str, jax.stages.Compiled], dict[str, Latency]]:
+        batch = _on_one_device(_pixels(np.resize(images, (batch_size, *images.shape[1:]))))
+        made = {
+            model.name: forward[model.predict].lower(variables[model.name], batch).compile()
+            for model in models
+        }
+        calls = {name: partial(call, variables[name], batch) for name, call in made.items()}
+        return made, in_turn(calls, rounds=config.latency_rounds)
+
+    single, single_latency = programs(1)
+    batched, batched_latency = programs(config.batch_size)
+    one_image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    rows = {}
+    for model in models:
+        cost = graph.cost(graph.trace(model.predict, model.variables, one_image))
+        rows[model.name] = {
+            "macs": cost.macs,
+            "flops": cost.flops,
+            "xla_flops": compiled.xla_flops(single[model.name]),
+            "batch_size": config.batch_size,
+            "peak_memory_bytes": compiled.peak_bytes(batched[model.name]),
+            **_entries("latency_b1", single_latency, model.name, models[0].name),
+            **_entries("latency_batch", batched_latency, model.name, models[0].name),
+        }
+    return rows
+
+
+def _entries(
+    prefix: str, latencies: Mapping[str, Latency], name: str, baseline: str
+) -> dict[str, float]:
+    """A model's latency as entries of `Measures`."""
+    return {
+        f"{prefix}_median_s": latencies[name].median_s,
+        f"{prefix}_p90_s": latencies[name].p90_s,
+        f"{prefix}_ratio": latencies[name].ratio(latencies[baseline]),
+    }

@@ -1,0 +1,126 @@
+"""The model of a recipe as pure functions of its variables, the pixels' normalization inside."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from experiments.data.dataset import DataInfo
+from experiments.precision import Precision
+from experiments.schema import ConfigError
+from slim import models, paths
+
+PyTree = Any
+Variables = dict[str, PyTree]
+
+
+def unpack(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The `model` section as a name of `slim.models` and its options."""
+    options = {key: value for key, value in config.items() if key != "name"}
+    return config["name"], options
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse a `model` section that names no model or has wrong options.
+
+    Raises:
+        ConfigError: naming what is wrong and what is allowed.
+    """
+    if "name" not in config:
+        raise ConfigError(f"model.name: required; one of {', '.join(models.MODELS)}")
+    name, options = unpack(config)
+    try:
+        models.create(name, num_classes=1, **options)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A Flax model that takes pixels in [0, 1].
+
+    Variables are Flax collections: `params`, and `batch_stats` where the model has them.
+
+    Attributes:
+        module: the model.
+        image_shape: (height, width, channels).
+        mean: the training pixels' mean per channel.
+        std: the training pixels' standard deviation per channel.
+        storage: the parameters' type.
+    """
+
+    module: nn.Module
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    storage: Any = jnp.float32
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables."""
+        variables = dict(self.module.init(key, self._normalize(self._sample()), train=False))
+        return variables | {"params": _cast(variables["params"], self.storage)}
+
+    def abstract(self) -> Variables:
+        """The variables' shapes and types, at no cost."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits in evaluation.
+
+        Args:
+            variables: as `init` makes them.
+            images: (batch, height, width, channels), in [0, 1].
+
+        Returns:
+            (batch, classes) float32.
+        """
+        logits: Any = self.module.apply(_computed(variables), self._normalize(images), train=False)
+        return logits
+
+    def train(
+        self, variables: Variables, images: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Variables]:
+        """Logits in training, and the collections that training changes (batch statistics)."""
+        mutable = [name for name in variables if name != "params"]
+        logits, changed = self.module.apply(
+            _computed(variables),
+            self._normalize(images),
+            train=True,
+            mutable=mutable,
+            rngs={"dropout": key},
+        )
+        return logits, dict(changed)
+
+    def _sample(self) -> jax.Array:
+        return jnp.zeros((1, *self.image_shape), jnp.float32)
+
+    def _normalize(self, images: jax.Array) -> jax.Array:
+        return (images - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
+
+
+def build(config: dict[str, Any], info: DataInfo, precision: Precision) -> Network:
+    """The network of a `model` section for a data set."""
+    name, options = unpack(config)
+    module = models.create(name, num_classes=info.num_classes, dtype=precision.compute, **options)
+    return Network(module, info.image_shape, info.mean, info.std, precision.storage)
+
+
+def pixels(images: jax.Array) -> jax.Array:
+    """Bytes as float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def count(tree: PyTree) -> int:
+    """Entries of all leaves."""
+    return sum(leaf.size for leaf in paths.flatten(tree).values())
+
+
+def _computed(variables: Variables) -> Variables:
+    # Parameters stored in half precision are computed with in float32.
+    return variables | {"params": _cast(variables["params"], jnp.float32)}
+
+
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

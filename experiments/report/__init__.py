@@ -1,0 +1,111 @@
+"""What a run ends in: a table in the terminal, `report.json`, `report.md` and pictures.
+
+    report = Report(name=..., command=..., recipe=config.to_dict(), machine=this_machine(), ...)
+    write(report, workdir)
+    print(table(report))
+
+`report.json` is read back by `read`; everything else is made from a `Report` alone.
+"""
+
+import io
+import os
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments.report.curves import curves
+from experiments.report.layout import terminal
+from experiments.report.machine import this_machine
+from experiments.report.pages import report_page, sweep_page
+from experiments.report.plots.costs import report_costs, sweep_costs
+from experiments.report.plots.curves import training_curves
+from experiments.report.plots.style import style
+from experiments.report.schema import (
+    Curve,
+    Document,
+    Machine,
+    Report,
+    Result,
+    Stage,
+    Sweep,
+    read,
+    read_sweep,
+)
+from experiments.report.tables import model_tables
+
+__all__ = [
+    "Curve",
+    "Machine",
+    "Report",
+    "Result",
+    "Stage",
+    "Sweep",
+    "curves",
+    "read",
+    "read_sweep",
+    "sweep_table",
+    "table",
+    "this_machine",
+    "write",
+    "write_sweep",
+]
+
+
+def table(report: Report) -> str:
+    """The measures of a run's models, for a terminal of 100 columns."""
+    return terminal(model_tables(report.models))
+
+
+def sweep_table(sweep: Sweep) -> str:
+    """The measures of the baseline and of every recipe's final model, for 100 columns."""
+    return terminal(model_tables(sweep.models))
+
+
+def write(report: Report, directory: Path | str) -> None:
+    """Writes `report.json`, `report.md`, `costs.png` and `curves.png`, each whole or not at all.
+
+    There is no `curves.png` where no stage logged a loss, an accuracy or a learning rate.
+    """
+    pictures = {"Accuracy against size, FLOPs and latency": ("costs.png", report_costs(report))}
+    if (figure := training_curves(report.stages)) is not None:
+        pictures["Training curves"] = ("curves.png", figure)
+    names = [(caption, file) for caption, (file, _) in pictures.items()]
+    files = {"report.json": to_json(report).encode()}
+    files |= {file: _png(figure) for file, figure in pictures.values()}
+    _write(files | {"report.md": report_page(report, names).encode()}, Path(directory))
+
+
+def write_sweep(sweep: Sweep, directory: Path | str) -> None:
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`, each whole or not at all."""
+    pictures = [("Accuracy against size, FLOPs and latency", "sweep.png")]
+    files = {
+        "sweep.json": to_json(sweep).encode(),
+        "sweep.png": _png(sweep_costs(sweep)),
+        "sweep.md": sweep_page(sweep, pictures).encode(),
+    }
+    _write(files, Path(directory))
+
+
+def to_json(document: Document) -> str:
+    """Indented JSON with each list of numbers on one line."""
+    text = document.model_dump_json(indent=2)
+    return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _write(files: dict[str, bytes], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        temporary = directory / f".{name}.tmp"
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / name)

@@ -1,0 +1,218 @@
+"""What a report holds: `report.json`, version 1, and its reader.
+
+`report.schema.json` beside this file says the same to readers in other languages; it is made by
+`python -m experiments.report.schema > experiments/report/report.schema.json`.
+JSON knows no NaN and no infinity: both are `null` and read as NaN.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue
+
+from experiments.measure import Measures
+from experiments.schema import Schema
+
+VERSION: Literal[1] = 1
+
+R = TypeVar("R", bound="Document")
+
+
+def _nan_for_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _nan_for_null(item) for key, item in value.items()}
+    return math.nan if value is None else value
+
+
+def _jsonable(value: Any) -> Any:
+    """The value as it will be read back from JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _relative(path: str) -> str:
+    if PurePosixPath(path).is_absolute():
+        raise ValueError(f"{path!r} is absolute; give it relative to the run's directory")
+    return path
+
+
+Number = Annotated[float, BeforeValidator(_nan_for_null, json_schema_input_type=float | None)]
+Row = Annotated[Measures, BeforeValidator(_nan_for_null)]
+Recipe = Annotated[dict[str, JsonValue], BeforeValidator(_jsonable)]
+RelativePath = Annotated[str, BeforeValidator(_relative)]
+
+
+def _refuse_duplicates(names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)}: this name is there twice; names must differ")
+
+
+class Section(Schema):
+    """A part of a report; the string under a field documents it in the JSON Schema too."""
+
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
+
+
+class Curve(Section):
+    """One scalar over a stage's steps."""
+
+    steps: tuple[int, ...]
+    values: tuple[Number, ...]
+
+
+class Stage(Section):
+    """One stage of the recipe and the model that it left."""
+
+    name: str
+    kind: str
+    key: str
+    """The hash of all that the stage's result depends on."""
+    reused: bool
+    """Whether the result was there already."""
+    seconds: float
+    """How long the stage took when it ran."""
+    checkpoint: RelativePath | None
+    """Relative to the run's directory."""
+    measures: Row | None
+    """None where the stage left no new model."""
+    curves: dict[str, Curve] = Field(default_factory=dict)
+    """What was logged in training, by name, thinned."""
+
+
+class Machine(Section):
+    """Where the run took place."""
+
+    platform: str
+    """The operating system and processor architecture."""
+    backend: str
+    """JAX's platform: cpu, gpu, tpu."""
+    device_kind: str
+    devices: int
+    """Of all processes together."""
+    processes: int
+    cores: int
+    """Processor cores that this process may use."""
+    python: str
+    packages: dict[str, str]
+    """The versions of the packages that decide the numbers."""
+
+
+class Document(Section):
+    """A versioned file."""
+
+    version: Literal[1] = VERSION
+    """Of this schema; a reader refuses another."""
+    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+
+class Report(Document):
+    """A run of one recipe."""
+
+    name: str
+    """The recipe's name."""
+    command: str
+    """What to type to run it again."""
+    recipe: Recipe
+    """The resolved config."""
+    machine: Machine
+    baseline: str
+    """The name of the stage whose model the others are compared with."""
+    stages: tuple[Stage, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _has_its_baseline(self) -> "Report":
+        _refuse_duplicates([stage.name for stage in self.stages])
+        if self.baseline not in self.models:
+            raise ValueError(
+                f"baseline = {self.baseline!r} is no stage with measures: {', '.join(self.models)}"
+            )
+        return self
+
+    @property
+    def models(self) -> dict[str, Measures]:
+        """The measured models by the name of the stage that left them, in order."""
+        return {s.name: s.measures for s in self.stages if s.measures is not None}
+
+
+class Result(Section):
+    """One recipe of a sweep and its final model."""
+
+    name: str
+    overrides: Recipe
+    """What this recipe changes in the common config."""
+    report: RelativePath
+    """Its `report.json`, relative to the sweep's directory."""
+    measures: Row
+
+
+class Sweep(Document):
+    """Several recipes compared: `sweep.json`."""
+
+    name: str
+    command: str
+    machine: Machine
+    baseline: Row
+    """The model that all are compared with."""
+    results: tuple[Result, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _names_differ(self) -> "Sweep":
+        _refuse_duplicates([self.baseline.name, *(result.name for result in self.results)])
+        return self
+
+    @property
+    def models(self) -> dict[str, Measures]:
+        """The baseline and each recipe's final model, by name, in order."""
+        final = {result.name: result.measures for result in self.results}
+        return {self.baseline.name: self.baseline} | final
+
+
+def read(path: Path | str) -> Report:
+    """Reads a `report.json`.
+
+    Raises:
+        ValueError: it is not a report of this version; every field that is missing, unknown or of
+            another type is named.
+    """
+    return _read(Report, Path(path))
+
+
+def read_sweep(path: Path | str) -> Sweep:
+    """Reads a `sweep.json`; raises `ValueError` as `read` does."""
+    return _read(Sweep, Path(path))
+
+
+def _read(schema: type[R], path: Path) -> R:
+    text = path.read_bytes()
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    version = fields.get("version") if isinstance(fields, dict) else None
+    if version != VERSION:
+        raise ValueError(
+            f"{path}: version = {version!r}; this code reads version {VERSION}: "
+            "use the code that wrote it, or run the command again"
+        )
+    try:
+        return schema.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or schema.__name__}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise ValueError("\n".join([f"{path} does not fit version {VERSION}:", *lines])) from None
+
+
+if __name__ == "__main__":
+    print(json.dumps(Report.model_json_schema(), indent=2))

@@ -1,0 +1,95 @@
+"""What the tables of a report hold."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from experiments.measure import Measures
+from experiments.report.layout import Table
+from experiments.report.quantities import count, digits, duration, percent, points, ratio, size
+from experiments.report.quantities import milliseconds as _ms
+from experiments.report.schema import Stage
+
+NOTHING = "–"
+
+Column = tuple[str, Callable[[Measures], str]]
+
+
+def model_tables(models: Mapping[str, Measures]) -> list[Table]:
+    """The measures of models by name: quality and cost, more on cost, robustness."""
+    first, *_ = models.values()
+    large = f"b{first.batch_size}"
+    groups: dict[str, list[Column]] = {
+        f"Models, on {first.samples:,} images": [
+            ("loss", lambda m: digits(m.loss)),
+            ("top-1", lambda m: percent(m.top1)),
+            ("F1", lambda m: percent(m.macro_f1)),
+            ("ECE", lambda m: percent(m.ece)),
+            ("params", lambda m: count(m.parameters)),
+            ("non-zero", lambda m: count(m.nonzero_parameters)),
+            ("size", lambda m: size(m.size_bytes)),
+            ("MACs", lambda m: count(m.macs)),
+            ("latency b1", lambda m: f"{_ms(m.latency_b1_median_s)} {ratio(m.latency_b1_ratio)}"),
+        ],
+        f"More on latency at batch 1 and {first.batch_size}, compute of one image, memory": [
+            ("b1 p90", lambda m: _ms(m.latency_b1_p90_s)),
+            (f"{large} median", lambda m: _ms(m.latency_batch_median_s)),
+            (f"{large} p90", lambda m: _ms(m.latency_batch_p90_s)),
+            (f"{large} ratio", lambda m: ratio(m.latency_batch_ratio)),
+            ("FLOPs", lambda m: count(m.flops)),
+            ("by XLA", lambda m: count(m.xla_flops)),
+            (f"{large} memory", lambda m: size(m.peak_memory_bytes)),
+        ],
+    }
+    tables = [_table(caption, models, columns) for caption, columns in groups.items()]
+    return [*tables, _robustness(models)] if any(m.robustness for m in models.values()) else tables
+
+
+def headline(name: str, baseline: str, models: Mapping[str, Measures]) -> str:
+    """One sentence: what a model costs and knows, compared with its baseline."""
+    small, big = models[name], models[baseline]
+    quotients = {
+        "parameters": small.parameters / big.parameters,
+        "non-zero": small.nonzero_parameters / big.nonzero_parameters,
+        "bytes": small.size_bytes / big.size_bytes,
+        "MACs": small.macs / big.macs,
+        "latency at batch 1": small.latency_b1_ratio,
+        f"at batch {small.batch_size}": small.latency_batch_ratio,
+    }
+    costs = ", ".join(f"{ratio(value)} {what}" for what, value in quotients.items())
+    return (
+        f"**{name}** against {baseline}: top-1 {percent(small.top1)} "
+        f"({points(small.top1 - big.top1)}), {costs}."
+    )
+
+
+def stage_table(stages: Iterable[Stage]) -> Table:
+    """What ran, how long it took, and where its result lies."""
+    rows = [
+        (
+            stage.name,
+            stage.kind,
+            f"{duration(stage.seconds)}{', reused' if stage.reused else ''}",
+            stage.key,
+            stage.checkpoint or NOTHING,
+        )
+        for stage in stages
+    ]
+    return Table("Stages", ("stage", "kind", "time", "key", "checkpoint"), tuple(rows), False)
+
+
+def _robustness(models: Mapping[str, Measures]) -> Table:
+    """One row a condition: they are many and their names are long."""
+    conditions = dict.fromkeys(name for m in models.values() for name in m.robustness)
+    rows = [(name, *(_under(name, m) for m in models.values())) for name in conditions]
+    images = next(iter(models.values())).robustness_images
+    caption = f"Robustness: top-1 on {images:,} images, attacked or corrupted"
+    return Table(caption, ("condition", *models), tuple(rows))
+
+
+def _under(condition: str, measures: Measures) -> str:
+    found = condition in measures.robustness
+    return percent(measures.robustness[condition]) if found else NOTHING
+
+
+def _table(caption: str, models: Mapping[str, Measures], columns: Sequence[Column]) -> Table:
+    rows = [(name, *(show(m) for _, show in columns)) for name, m in models.items()]
+    return Table(caption, ("model", *(title for title, _ in columns)), tuple(rows))

@@ -1,0 +1,136 @@
+"""Runs a recipe's stages in order, each only if its result is not there already."""
+
+import dataclasses
+import logging
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from experiments import mesh as meshes
+from experiments import network, report
+from experiments.data import sets
+from experiments.data.dataset import Dataset
+from experiments.logs import METRICS, jsonl
+from experiments.measure import Measures
+from experiments.precision import PRECISIONS
+from experiments.preemption import Preempted, Preemption
+from experiments.recipe import PlannedStage, Recipe
+from experiments.stages import Context, Model
+from experiments.workdir import Finished
+
+LOG = logging.getLogger("slim")
+
+
+def run(
+    recipe: Recipe, workdir: Path, preemption: Preemption, *, command: str, pages: Path
+) -> report.Report | None:
+    """Runs a recipe to its end and writes its report.
+
+    Args:
+        recipe: what to run.
+        workdir: where the results of stages are kept, for this and other recipes.
+        preemption: whether to stop early.
+        command: what was typed, for the report.
+        pages: where the report goes.
+
+    Returns:
+        The report; None where no stage measured anything.
+
+    Raises:
+        Preempted: SIGTERM came; what was reached is saved.
+        ConfigError: the data set is absent, or a stage cannot do what its config says.
+    """
+    dataset = sets.load(recipe.settings.data)
+    keys = recipe.keys(dataset.fingerprint)
+    context = _context(recipe, dataset, preemption)
+    entries: list[report.Stage] = []
+    rows: dict[str, Measures] = {}
+    model: Model | None = None
+    for planned in recipe.stages:
+        if preemption.reached(0):
+            raise Preempted(f"stopped before {planned.name}")
+        directory = workdir / "stages" / f"{planned.name}-{keys[planned.name]}"
+        context = dataclasses.replace(context, name=planned.name, directory=directory)
+        finished = Finished(directory)
+        reused = finished.exists()
+        _wait_for_all(f"{planned.name} looked up")
+        if reused:
+            LOG.info("%s: reused from %s", planned.name, directory)
+        else:
+            LOG.info("%s: running in %s", planned.name, directory)
+            _run(planned, context, model, finished)
+        if finished.has_model():
+            load = partial(finished.model, context.network, meshes.replicated(context.mesh))
+            model = load()
+            context = dataclasses.replace(context, earlier={**context.earlier, planned.name: load})
+        rows |= {row.name: row for row in finished.measures()}
+        entries.append(_entry(planned, keys[planned.name], reused, finished, workdir))
+    if jax.process_index() != 0 or not rows:
+        return None
+    made = report.Report(
+        name=recipe.settings.name,
+        command=command,
+        recipe=recipe.as_dict(),
+        machine=report.this_machine(),
+        baseline=next(iter(rows)),
+        stages=tuple(e.model_copy(update={"measures": rows.get(e.name)}) for e in entries),
+    )
+    report.write(made, pages)
+    return made
+
+
+def _context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> Context:
+    """What all stages of a recipe share."""
+    settings = recipe.settings
+    precision = PRECISIONS[settings.precision]
+    return Context(
+        name="",
+        directory=Path(),
+        seed=settings.seed,
+        network=network.build(settings.model, dataset.info, precision),
+        data=settings.data,
+        dataset=dataset,
+        precision=precision,
+        mesh=meshes.build(settings.mesh),
+        layout=settings.mesh,
+        run=settings.run,
+        preemption=preemption,
+        earlier={},
+    )
+
+
+def _run(planned: PlannedStage, context: Context, model: Model | None, finished: Finished) -> None:
+    started = time.monotonic()
+    context.directory.mkdir(parents=True, exist_ok=True)
+    result = planned.stage.run(context, planned.config, model)
+    # Training counts the time of the processes before it that were stopped.
+    seconds = time.monotonic() - started if result.seconds is None else result.seconds
+    finished.write(result, seconds)
+    _wait_for_all(f"{planned.name} written")
+
+
+def _entry(
+    planned: PlannedStage, key: str, reused: bool, finished: Finished, workdir: Path
+) -> report.Stage:
+    """A stage in the report, its measures still to come."""
+    metrics = finished.directory / METRICS
+    has_model = finished.has_model()
+    return report.Stage(
+        name=planned.name,
+        kind=planned.kind,
+        key=key,
+        reused=reused,
+        seconds=finished.seconds(),
+        checkpoint=str((finished.directory / "model").relative_to(workdir)) if has_model else None,
+        measures=None,
+        curves=report.curves(jsonl.read(metrics), planned.name) if metrics.exists() else {},
+    )
+
+
+def _wait_for_all(what: str) -> None:
+    """A barrier, so that no process sees a half of what another writes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

@@ -1,0 +1,91 @@
+"""Typed, checked configs: a `ConfigDict` goes in, an immutable typed object comes out.
+
+Every stage, data set and optimizer declares its fields once, as a `Schema`; `parse` refuses what
+does not fit and names the field, its value, what is allowed and the nearest known name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pydantic
+from ml_collections import ConfigDict
+
+from slim import paths
+
+
+class Schema(pydantic.BaseModel):
+    """A config section: immutable, with no unknown fields and no silent conversions.
+
+    Ranges are written in the type: `keep: Annotated[float, Field(gt=0, le=1)]`. What involves
+    several fields goes into a `pydantic.model_validator(mode="after")`.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message names the field, its value and what is allowed."""
+
+
+S = TypeVar("S", bound=Schema)
+
+
+def plain(value: Any) -> Any:
+    """Nested `ConfigDict`s and lists as plain dicts and tuples."""
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    return value
+
+
+def unknown_name(field: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not in a table: the nearest known one, then all of them."""
+    known = sorted(known)
+    near = paths.nearest(name, known, count=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ConfigError(f"{field}: unknown name {name!r}{hint} Known: {', '.join(known)}")
+
+
+def parse(schema: type[S], values: Any, field: str) -> S:
+    """Checks `values` against a schema and returns the typed object.
+
+    Args:
+        schema: the class that declares the fields.
+        values: a `ConfigDict` or a mapping.
+        field: where the values stand in the config, for messages: `train`, `data`.
+
+    Raises:
+        ConfigError: one line for each field that does not fit.
+    """
+    try:
+        return schema.model_validate(plain(values))
+    except pydantic.ValidationError as error:
+        lines = [_explain(schema, field, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(schema: type[Schema], field: str, problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join([field, *location]) if field else ".".join(location)
+    match problem["type"]:
+        case "extra_forbidden":
+            section = name.rpartition(".")[0] or "config"
+            return str(unknown_name(section, location[-1], _fields_at(schema, location[:-1])))
+        case "missing":
+            return f"{name}: required, and not given"
+        case "value_error":  # a validator over several fields: its own words name them
+            return f"{name}: {problem['ctx']['error']}"
+        case _:
+            return f"{name} = {problem['input']!r}: {problem['msg']}"
+
+
+def _fields_at(schema: type[Schema], location: Sequence[str]) -> Iterable[str]:
+    """The field names of the section that stands at `location` inside `schema`."""
+    for part in location:
+        field = schema.model_fields.get(part)
+        if field is not None and isinstance(field.annotation, type):
+            schema = field.annotation
+    return schema.model_fields

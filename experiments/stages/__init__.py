@@ -1,0 +1,16 @@
+"""The kinds of stages that a recipe may have. A new one is a file here and its place in `STAGES`."""
+
+from collections.abc import Mapping
+
+from experiments.stages import evaluate, finetune, load, prune, train
+from experiments.stages.stage import Context, Model, Result, Stage
+
+STAGES: Mapping[str, Stage] = {
+    "train": train.STAGE,
+    "load": load.STAGE,
+    "prune": prune.STAGE,
+    "finetune": finetune.STAGE,
+    "evaluate": evaluate.STAGE,
+}
+
+__all__ = ["STAGES", "Context", "Model", "Result", "Stage"]

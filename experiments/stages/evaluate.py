@@ -1,0 +1,21 @@
+"""Measures the models of all the stages before it, the first of them as the baseline."""
+
+from functools import partial
+
+from experiments import mesh as meshes
+from experiments.measure import EvaluateConfig, Measured, measure
+from experiments.stages.stage import Context, Model, Result, Stage
+
+
+def run(context: Context, config: EvaluateConfig, model: Model | None) -> Result:
+    """All models are measured by the same code, their latencies in turn."""
+    models = [
+        Measured(name, context.network.predict, load().variables)
+        for name, load in context.earlier.items()
+    ]
+    batches = context.dataset.eval_batches(config.batch_size)
+    rows = measure(models, batches, config, put=partial(meshes.put_batch, mesh=context.mesh))
+    return Result(measures=tuple(rows))
+
+
+STAGE = Stage(EvaluateConfig, run, needs_model=True)

@@ -1,0 +1,130 @@
+"""What a stage of a recipe is: a typed config, and a function from one model to the next."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optax
+from jax.sharding import Mesh
+
+from experiments import mesh as meshes
+from experiments.data import augment
+from experiments.data.config import DataConfig
+from experiments.data.dataset import Dataset
+from experiments.measure import Measures
+from experiments.network import Network, Variables
+from experiments.precision import Precision
+from experiments.preemption import Preemption
+from experiments.schema import Schema
+from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
+
+PyTree = Any
+
+
+class Model(NamedTuple):
+    """What one stage hands to the next.
+
+    Attributes:
+        variables: Flax collections.
+        masks: bool, in the structure of `variables["params"]`, False where a weight is removed;
+            None for a dense model.
+    """
+
+    variables: Variables
+    masks: PyTree | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a stage gives.
+
+    Attributes:
+        model: None for a stage that only measures.
+        measures: rows of the report, for earlier stages' models by name.
+        seconds: how long it took, where it was stopped and went on; None: as the clock says.
+    """
+
+    model: Model | None = None
+    measures: tuple[Measures, ...] = ()
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a stage may use besides its config and the model before it.
+
+    Attributes:
+        name: this stage's name in the recipe.
+        directory: where it may keep files; its own.
+        seed: the recipe's.
+        network: the model as functions.
+        data: the config of the data.
+        dataset: the data.
+        precision: of storage and computing.
+        mesh: the devices.
+        layout: how parameters are split over them.
+        run: how often to save and show.
+        preemption: whether to stop early.
+        earlier: loads the models of the stages before, by name, in order.
+    """
+
+    name: str
+    directory: Path
+    seed: int
+    network: Network
+    data: DataConfig
+    dataset: Dataset
+    precision: Precision
+    mesh: Mesh
+    layout: meshes.MeshConfig
+    run: RunConfig
+    preemption: Preemption
+    earlier: dict[str, Callable[[], Model]]
+
+    @property
+    def stage_seed(self) -> int:
+        """A seed of this stage's own, so that two stages do not see the same batches."""
+        return zlib.crc32(f"{self.seed}/{self.name}".encode())
+
+
+class Stage(NamedTuple):
+    """A kind of stage.
+
+    Attributes:
+        config: its section of the config.
+        run: from the context, the config and the model before it (None where there is none).
+        needs_model: whether there must be one.
+        version: goes into the key of its results; raised when it computes something else.
+    """
+
+    config: type[Schema]
+    run: Callable[[Context, Any, Model | None], Result]
+    needs_model: bool
+    version: int = 1
+
+
+def train(
+    context: Context,
+    config: TrainConfig,
+    variables: Variables,
+    wrap: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] | None = None,
+) -> Outcome:
+    """Runs the trainer inside a stage; `wrap` as in `Job`."""
+    job = Job(
+        name=context.name,
+        directory=context.directory,
+        network=context.network,
+        dataset=context.dataset,
+        augment=augment.build(context.data.augment),
+        config=config,
+        run=context.run,
+        precision=context.precision,
+        mesh=context.mesh,
+        layout=context.layout,
+        seed=context.stage_seed,
+    )
+    if wrap is not None:
+        job = dataclasses.replace(job, wrap=wrap)
+    return fit(job, variables, context.preemption)

@@ -1,0 +1,316 @@
+"""The trainer: from variables to better variables, on a mesh, resumable at any moment.
+
+It reads top to bottom: the config, the `Job`, `fit`, and the loop that `fit` runs. What happens in
+one update is in `train_step`. The state after step n is a function of the job alone: batches follow
+from (seed, n), random keys are folded from the step, and the loop only decides when to look,
+evaluate and save.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from pydantic import Field
+
+from experiments import divergence, evaluation, optimizers, train_step
+from experiments import mesh as meshes
+from experiments.checkpoint import Checkpointer
+from experiments.data.dataset import Dataset
+from experiments.divergence import Diverged
+from experiments.logs import RunLog
+from experiments.logs.window import Window
+from experiments.network import Network, Variables, pixels
+from experiments.precision import Precision
+from experiments.preemption import Preempted, Preemption
+from experiments.schema import Schema
+from experiments.train_step import Augment, StepConfig, TrainState
+from slim import paths
+
+PyTree = Any
+
+LOG = logging.getLogger("slim")
+
+MAX_ROLLBACKS = 3
+
+
+class TrainConfig(StepConfig):
+    """How long to train, and what to do on the way.
+
+    Attributes:
+        epochs: passes over the training split; fractions are allowed.
+        eval_epochs: passes between evaluations.
+        patience: stop after so many evaluations without a better accuracy; 0: never.
+        keep: hand on the `last` variables, or those of the `best` evaluation.
+        on_nan: `stop` with the offending parameters named, or `rollback` to the last checkpoint
+            and go on at half the learning rate, at most three times.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 10.0
+    eval_epochs: Annotated[float, Field(gt=0)] = 1.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    keep: Literal["last", "best"] = "last"
+    on_nan: Literal["stop", "rollback"] = "stop"
+
+
+class RunConfig(Schema):
+    """When to save and to show; changes no result.
+
+    Attributes:
+        checkpoint_epochs: passes over the training split between checkpoints.
+        checkpoint_seconds: at least so many seconds between them.
+        keep_checkpoints: how many of the newest stay, beside the best.
+        log_steps: updates between lines of metrics; 0: about 20 an epoch.
+        histogram_epochs: passes between histograms of weights and gradients; 0: none, and the
+            gradients need not outlive their step.
+    """
+
+    checkpoint_epochs: Annotated[float, Field(gt=0)] = 1.0
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    log_steps: Annotated[int, Field(ge=0)] = 0
+    histogram_epochs: Annotated[float, Field(ge=0)] = 1.0
+
+
+def _unchanged(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    del steps
+    return optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        name: the stage's name, which labels logs.
+        directory: where checkpoints and logs go.
+        network: the model.
+        dataset: batches to train and to evaluate on.
+        augment: from the config's list.
+        config: what decides the result.
+        run: what does not.
+        precision: of storage and computing.
+        mesh: the devices.
+        layout: how parameters are split over the mesh.
+        seed: of the order of batches and all random keys.
+        wrap: makes, of the optimizer and the number of steps, the one to use: for pruning.
+    """
+
+    name: str
+    directory: Path
+    network: Network
+    dataset: Dataset
+    augment: Augment
+    config: TrainConfig
+    run: RunConfig
+    precision: Precision
+    mesh: Mesh
+    layout: meshes.MeshConfig
+    seed: int
+    wrap: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] = _unchanged
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in all the epochs."""
+        return max(1, round(self.config.epochs * self.dataset.steps_per_epoch))
+
+    def every(self, epochs: float) -> int:
+        """Updates in so many epochs, at least one; 0 for none."""
+        return max(1, round(epochs * self.dataset.steps_per_epoch)) if epochs else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What training gave.
+
+    Attributes:
+        variables: to evaluate and hand on.
+        opt_state: the optimizer's state that goes with them.
+        steps: updates done.
+        seconds: time in the loop, over all the processes that took turns at it.
+    """
+
+    variables: Variables
+    opt_state: PyTree
+    steps: int
+    seconds: float
+
+
+@dataclasses.dataclass
+class Progress:
+    """What is saved beside the arrays; plain JSON.
+
+    Attributes:
+        data: the state of the iterator over batches; empty at the start.
+        seconds: time in the loop so far.
+        score: accuracy at the last evaluation.
+        best_score: the highest so far.
+        bad_evaluations: evaluations since then.
+        rollbacks: how often the run diverged and went back.
+        stopped: whether patience ran out.
+    """
+
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    score: float | None = None
+    best_score: float = -1.0
+    bad_evaluations: int = 0
+    rollbacks: int = 0
+    stopped: bool = False
+
+    def judge(self, score: float, patience: int) -> bool:
+        """Takes an evaluation's score and says whether it is the best so far."""
+        improved = score > self.best_score
+        self.score = score
+        self.best_score = max(self.best_score, score)
+        self.bad_evaluations = 0 if improved else self.bad_evaluations + 1
+        self.stopped = 0 < patience <= self.bad_evaluations
+        return improved
+
+
+def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
+    """Trains from `variables` and returns the outcome; goes on from a checkpoint if there is one.
+
+    Raises:
+        Diverged: see `TrainConfig.on_nan`.
+        Preempted: SIGTERM came; the state is saved.
+        OSError: a checkpoint or a log could not be written; the last complete one is intact.
+    """
+    rate = optimizers.learning_rate(job.config, job.total_steps, job.every(1))
+    optimizer = job.wrap(optimizers.build(job.config, rate), job.total_steps)
+    fresh = train_step.start(
+        variables,
+        optimizer,
+        seed=job.seed,
+        initial_scale=job.precision.initial_scale,
+        ema=job.config.ema > 0,
+    )
+    shardings = state_shardings(fresh, job)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        fresh,
+        shardings,
+    )
+    step = jax.jit(
+        train_step.make_step(
+            job.network,
+            optimizer,
+            rate,
+            job.config,
+            job.augment,
+            give_gradients=job.run.histogram_epochs > 0,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    checkpointer = Checkpointer(job.directory / "checkpoints", job.run.keep_checkpoints)
+    rollbacks = 0
+    while True:
+        found = checkpointer.restore(abstract)
+        if found:
+            LOG.info("%s: going on from step %d/%d", job.name, found.step, job.total_steps)
+            state, progress = found.state, Progress(**found.progress)
+        else:
+            # Copies, because the state is donated and the caller may keep the variables.
+            state = jax.device_put(jax.tree.map(jnp.copy, fresh), shardings)
+            progress = Progress()
+        if rollbacks > progress.rollbacks:
+            progress.rollbacks = rollbacks
+            slower = optimizers.set_rate_scale(state.opt_state, 0.5**rollbacks)
+            state = jax.device_put(state._replace(opt_state=slower), shardings)
+        try:
+            state = _loop(job, step, state, progress, checkpointer, preemption)
+            break
+        except Diverged as diverged:
+            rollbacks = progress.rollbacks + 1
+            if job.config.on_nan == "stop" or rollbacks > MAX_ROLLBACKS:
+                raise
+            LOG.error("%s; rolling back, learning rate x %g", diverged, 0.5**rollbacks)
+    checkpointer.wait()
+    steps = int(state.step)
+    best = checkpointer.best_step()
+    if job.config.keep == "best" and best is not None and best != steps:
+        state = checkpointer.restore_step(best, abstract).state
+    checkpointer.close()
+    return Outcome(train_step.result(state), state.opt_state, steps, progress.seconds)
+
+
+def state_shardings(state: TrainState, job: Job) -> PyTree:
+    """Where every leaf of a training state of the job lies."""
+    sizes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(state.params).items()}
+    specs = meshes.parameter_specs(job.layout, sizes, job.mesh.devices.shape)
+    return meshes.state_shardings(state, state.params, specs, job.mesh)
+
+
+def _loop(
+    job: Job,
+    train: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, train_step.Metrics]],
+    state: TrainState,
+    progress: Progress,
+    checkpointer: Checkpointer,
+    preemption: Preemption,
+) -> TrainState:
+    """Trains to the end; `progress` is changed in place."""
+    total, step = job.total_steps, int(state.step)
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    batches = job.dataset.batches(job.seed, **processes)
+    if progress.data:
+        batches.set_state(progress.data)
+    evaluate = evaluation.make(job.network, job.dataset, job.mesh)
+    eval_steps, save_steps = job.every(job.config.eval_epochs), job.every(job.run.checkpoint_epochs)
+    histogram_steps = job.every(job.run.histogram_epochs)
+    log_steps = job.run.log_steps or job.every(1 / 20)
+
+    log = RunLog(job.directory, job.name, step=step, enabled=jax.process_index() == 0)
+    with log, log.progress(total) as bar:
+        window = Window(log, bar, batch_size=job.dataset.batch_size, log_steps=log_steps)
+        clock = saved = time.monotonic()
+        while step < total and not progress.stopped:
+            batch = meshes.put_batch(next(batches), job.mesh)
+            if step == 0:
+                log.images(0, "augmented", _first_images(job, state, batch))
+            state, metrics = train(state, batch)
+            step += 1
+            gradients = metrics.pop("gradients", None)
+            window.add(step, metrics)
+            if histogram_steps and (step == 1 or step % histogram_steps == 0):
+                log.histograms(step, "weights", evaluation.to_host(state.params))
+                log.histograms(step, "gradients", evaluation.to_host(gradients))
+
+            improved = False
+            evaluated = step % eval_steps == 0 or step == total
+            preempted = preemption.reached(step)
+            due = step % save_steps == 0
+            due &= time.monotonic() - saved >= job.run.checkpoint_seconds
+            if evaluated or due or preempted:
+                window.drain()  # what is evaluated or saved is known to be finite
+            if window.failed is not None:
+                raise divergence.explain(job, state, window.failed)
+            if evaluated:
+                scores = evaluate(train_step.result(state))
+                log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
+                improved = progress.judge(scores["top1"], job.config.patience)
+            ended = step == total or progress.stopped
+            if due or preempted or ended or (improved and job.config.keep == "best"):
+                now = time.monotonic()
+                progress.seconds += now - clock
+                clock = saved = now
+                progress.data = batches.get_state()
+                log.flush()
+                checkpointer.save(step, state, dataclasses.asdict(progress))
+            if preempted and not ended:  # a run that has ended is saved by its stage
+                checkpointer.wait()
+                raise Preempted(f"{job.name}: saved at step {step} of {total}")
+    return state
+
+
+def _first_images(job: Job, state: TrainState, batch: dict[str, jax.Array]) -> PyTree:
+    key = jax.random.wrap_key_data(state.key)
+    augmented = jax.jit(lambda key, images: job.augment(key, pixels(images)))(key, batch["image"])
+    return evaluation.to_host(augmented)

@@ -1,0 +1,207 @@
+"""One step of training as a pure function of the training state and a batch."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from pydantic import Field
+
+from experiments.network import Network, Variables, pixels
+from experiments.optimizers import OptimizerConfig
+from experiments.precision import LossScale, cast
+
+PyTree = Any
+Metrics = dict[str, Any]
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class StepConfig(OptimizerConfig):
+    """What one update does, beside the optimizer.
+
+    Attributes:
+        label_smoothing: share of the target spread evenly over all classes.
+        ema: decay of the average of the weights that is evaluated and handed on; 0: none.
+        accumulate: the gradient is averaged over so many parts of a batch, one after the other.
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    accumulate: Annotated[int, Field(ge=1)] = 1
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes.
+
+    Attributes:
+        step: updates done, int32.
+        params: the parameters, in the precision's storage type.
+        collections: the model's other collections, such as `batch_stats`.
+        opt_state: the optimizer's state; float32.
+        average: moving averages of `params` and `collections`; empty without EMA.
+        loss_scale: for float16.
+        key: the random key's data; step i uses `fold_in(key, i)`.
+        failed: the first step whose loss or gradient was not finite, from which on nothing
+            changes; -1 while all is well.
+    """
+
+    step: jax.Array
+    params: PyTree
+    collections: Variables
+    opt_state: optax.OptState
+    average: Variables
+    loss_scale: LossScale
+    key: jax.Array
+    failed: jax.Array
+
+
+def start(
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    initial_scale: float,
+    ema: bool,
+) -> TrainState:
+    """The state before the first step."""
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    return TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        collections=collections,
+        opt_state=optimizer.init(cast(variables["params"], jnp.float32)),
+        # A copy, because the state is donated leaf by leaf.
+        average=jax.tree.map(jnp.copy, dict(variables)) if ema else {},
+        loss_scale=LossScale.start(initial_scale),
+        key=jax.random.key_data(jax.random.key(seed)),
+        failed=jnp.int32(-1),
+    )
+
+
+def result(state: TrainState) -> Variables:
+    """The variables to evaluate and hand on: the averages where there are some."""
+    return state.average or {"params": state.params, **state.collections}
+
+
+def make_step(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    config: StepConfig,
+    augment: Augment,
+    *,
+    give_gradients: bool,
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """The function (state, batch) -> (state, metrics), to be jitted with the state donated.
+
+    The metrics are scalars; with `give_gradients` also the gradients, under that name.
+
+    A step whose gradients are not finite changes no parameter. If a smaller loss scale can help it
+    does only that; otherwise `failed` is set, and no later step changes anything.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        params = cast(state.params, jnp.float32)
+        grads, loss, accuracy, collections = gradients(network, config, augment, state, batch)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        stored = jax.tree.map(
+            lambda new, old: new.astype(old.dtype),
+            optax.apply_updates(params, updates),
+            state.params,
+        )
+        scalable = state.loss_scale.scale > 1
+        failed = jnp.where((state.failed < 0) & ~finite & ~scalable, state.step, state.failed)
+        moved = state._replace(
+            params=stored,
+            collections=collections,
+            opt_state=opt_state,
+            average=_average(config.ema, state, {"params": stored, **collections}),
+        )
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite & (failed < 0), new, old), moved, state
+        )
+        new_state = kept._replace(
+            step=state.step + 1, loss_scale=state.loss_scale.after(finite), failed=failed
+        )
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "gradient_norm": norm,
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            "loss_scale": state.loss_scale.scale,
+            "failed": failed,
+        }
+        if give_gradients:
+            metrics["gradients"] = grads
+        return new_state, metrics
+
+    return step
+
+
+def gradients(
+    network: Network,
+    config: StepConfig,
+    augment: Augment,
+    state: TrainState,
+    batch: dict[str, jax.Array],
+) -> tuple[PyTree, jax.Array, jax.Array, Variables]:
+    """Float32 gradients, mean loss, accuracy and new collections of one batch.
+
+    With `accumulate` = k, part i holds the rows i, i + k, i + 2k ...: every device's rows are
+    shared among all parts, so that none has to move.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    images = augment(augment_key, pixels(batch["image"]))
+    scale = state.loss_scale.scale
+
+    def loss_fn(
+        params: PyTree, collections: Variables, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Variables]]:
+        logits, changed = network.train({"params": params, **collections}, images, key)
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), config.label_smoothing
+        )
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        accuracy = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
+        return loss * scale, (loss, accuracy, changed)
+
+    def part(
+        collections: Variables, piece: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[Variables, tuple[PyTree, jax.Array, jax.Array]]:
+        grads, (loss, accuracy, changed) = jax.grad(loss_fn, has_aux=True)(
+            state.params, collections, *piece
+        )
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, grads)
+        return changed, (grads, loss, accuracy)
+
+    if config.accumulate == 1:
+        piece = (images, batch["label"], dropout_key)
+        collections, (grads, loss, accuracy) = part(state.collections, piece)
+        return grads, loss, accuracy, collections
+    pieces = (
+        _parts(images, config.accumulate),
+        _parts(batch["label"], config.accumulate),
+        jax.random.split(dropout_key, config.accumulate),
+    )
+    collections, stacked = jax.lax.scan(part, state.collections, pieces)
+    grads, loss, accuracy = jax.tree.map(lambda x: x.mean(axis=0), stacked)
+    return grads, loss, accuracy, collections
+
+
+def _parts(rows: jax.Array, count: int) -> jax.Array:
+    return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _average(decay: float, state: TrainState, new: Variables) -> Variables:
+    """Moves the averages towards `new`, faster in the first steps: decay min(d, (1+t)/(10+t))."""
+    if not state.average:
+        return {}
+    t = state.step.astype(jnp.float32)
+    weight = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(
+        lambda old, fresh: old + weight.astype(old.dtype) * (fresh - old), state.average, new
+    )

@@ -1,0 +1,1 @@
+"""Real weights: reading published files safely, and keeping our own."""

@@ -1,0 +1,38 @@
+"""Read and rewrite any JAX function of a parameter pytree, without naming its layers.
+
+    graph = trace(fn, params, *inputs)      one jaxpr; every reading below starts from it
+    cost(graph)                             MACs, FLOPs, bytes, parameters per site and in total
+    groups(graph)                           what must be cut together, and what of it there is
+    frozen_groups(graph)                    what may not be cut, and why
+    plan = make_plan(graph, {name: kept})   a choice of indices; a small JSON
+    mask(plan, params)                      zeros at the removed entries, the same shapes
+    shrink(plan, tree)                      small parameters, optimizer state, moving averages
+    small_fn = replay(graph, plan)          the function on the small parameters, equal to the
+                                            original on the masked ones
+
+`replay` also takes the graph of another function of the same parameters: a training loss.
+"""
+
+from slim.graph.cost import Cost, Row, cost
+from slim.graph.groups import Group, Member, frozen_groups, groups
+from slim.graph.plan import Plan, check, make_plan, mask, shrink
+from slim.graph.replay import replay
+from slim.graph.trace import Graph, trace
+
+__all__ = [
+    "Cost",
+    "Graph",
+    "Group",
+    "Member",
+    "Plan",
+    "Row",
+    "check",
+    "cost",
+    "frozen_groups",
+    "groups",
+    "make_plan",
+    "mask",
+    "replay",
+    "shrink",
+    "trace",
+]

@@ -1,0 +1,35 @@
+"""Scores of the weights alone, and the random one that looks at nothing."""
+
+import jax
+import jax.numpy as jnp
+
+from slim.prune.scores.score import Score, additive
+
+l1 = additive("l1", lambda leaf: jnp.abs(leaf.weight), lambda total: total)
+"""sum |w| (Li et al. 2017, arXiv:1608.08710)."""
+
+l2 = additive("l2", lambda leaf: jnp.square(leaf.weight), jnp.sqrt)
+"""sqrt(sum w^2) (Han et al. 2015, arXiv:1506.02626; a single weight's is |w|)."""
+
+
+def _lamp(squares: jax.Array) -> jax.Array:
+    flat = squares.ravel()
+    order = jnp.argsort(flat)
+    ordered = flat[order]
+    larger = jnp.cumsum(ordered[::-1])[::-1]
+    ratios = jnp.where(larger > 0, ordered / jnp.where(larger > 0, larger, 1.0), 0.0)
+    return jnp.zeros_like(flat).at[order].set(ratios).reshape(squares.shape)
+
+
+lamp = Score(
+    name="lamp",
+    needs=(),
+    terms=lambda leaf: (jnp.square(leaf.weight).sum(axis=1),),
+    finish=_lamp,
+    weights=lambda leaf: _lamp(jnp.square(leaf.weight)),
+)
+"""w^2 / (sum of w'^2 over the tensor's weights w' at least as large) (Lee et al. 2021,
+arXiv:2010.07611). Ranks weights of different tensors globally; of units, by their norms."""
+
+random = additive("random", lambda leaf: leaf["key"], lambda total: total, needs=("key",))
+"""Uniform in [0, 1): the baseline that every other score must beat."""

@@ -1,0 +1,156 @@
+import itertools
+import json
+
+import chex
+import numpy as np
+import pytest
+
+from experiments.data.dataset import Dataset
+from experiments.data.info import DataInfo
+from experiments.data.sources import ArraySource, RecordSource
+
+from .conftest import Records
+
+TRAIN, EVAL, BATCH = 22, 10, 8
+
+
+def arrays(size):
+    """Example i has the label i, and an image filled with i."""
+    labels = np.arange(size, dtype=np.int32)
+    return np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (size, 2, 3, 1)), labels
+
+
+def in_memory(size):
+    return ArraySource(*arrays(size))
+
+
+def on_disk(size):
+    images, labels = arrays(size)
+    records = [
+        {"image": image, "label": label} for image, label in zip(images, labels, strict=True)
+    ]
+    return RecordSource(Records(records), ("image", "label"))
+
+
+@pytest.fixture(params=[in_memory, on_disk])
+def dataset(request):
+    info = DataInfo("x", (2, 3, 1), TRAIN, (), TRAIN, EVAL, (0.5,), (0.5,), "here")
+    return Dataset(info, request.param(TRAIN), request.param(EVAL), BATCH, 4, "0")
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def labels(batches):
+    return np.concatenate([batch["label"] for batch in batches])
+
+
+def test_every_epoch_has_each_example_once_in_another_order(dataset):
+    order = labels(take(dataset.batches(0), 11))  # four epochs: 88 = 4 x 22
+    epochs = order.reshape(4, TRAIN)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(TRAIN), (4, 1)))
+    assert len({tuple(epoch) for epoch in [*epochs, np.arange(TRAIN)]}) == 5
+
+
+def test_neighbouring_seeds_share_no_epoch(dataset):
+    epochs = [labels(take(dataset.batches(seed), 11)).reshape(4, TRAIN) for seed in range(4)]
+    assert len({tuple(epoch) for epoch in np.concatenate(epochs)}) == 16
+
+
+def test_a_batch_has_images_with_their_labels(dataset):
+    batch = dataset.batch_at(0, 0)
+    chex.assert_shape(batch["image"], (BATCH, 2, 3, 1))
+    assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
+
+
+def test_the_same_seed_gives_the_same_batches(dataset):
+    chex.assert_trees_all_equal(take(dataset.batches(3), 6), take(dataset.batches(3), 6))
+    assert np.any(labels(take(dataset.batches(3), 1)) != labels(take(dataset.batches(4), 1)))
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_batch_at_is_the_iterators(dataset, process_count):
+    process = {"process_index": process_count - 1, "process_count": process_count}
+    for step, batch in enumerate(take(dataset.batches(1, **process), 7)):
+        chex.assert_trees_all_equal(dataset.batch_at(1, step, **process), batch)
+
+
+def test_starts_at_any_step(dataset):
+    chex.assert_trees_all_equal(
+        take(dataset.batches(1, start=5), 3), take(dataset.batches(1), 8)[5:]
+    )
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_together_see_what_one_sees(dataset, process_count):
+    parts = [
+        take(dataset.batches(5, process_index=p, process_count=process_count), 6)
+        for p in range(process_count)
+    ]
+    joined = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    chex.assert_trees_all_equal(joined, take(dataset.batches(5), 6))
+
+
+def test_goes_on_from_a_saved_state_as_if_never_stopped(dataset):
+    iterator = dataset.batches(2)
+    take(iterator, 4)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = take(iterator, 5)
+    resumed = dataset.batches(2)
+    next(resumed)
+    resumed.set_state(state)
+    chex.assert_trees_all_equal(take(resumed, 5), expected)
+
+
+@pytest.mark.parametrize(("batch_size", "process_count"), [(4, 1), (4, 2), (12, 2), (5, 1)])
+def test_evaluation_has_each_example_once_and_pads_the_last_batch(
+    dataset, batch_size, process_count
+):
+    parts = [
+        list(dataset.eval_batches(batch_size, process_index=p, process_count=process_count))
+        for p in range(process_count)
+    ]
+    batches = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert len(batches) == -(-EVAL // batch_size)
+    for batch in batches:
+        chex.assert_shape([batch["image"], batch["label"]], [(batch_size, 2, 3, 1), (batch_size,)])
+    weights = np.concatenate([batch["weight"] for batch in batches])
+    assert weights.dtype == np.float32
+    np.testing.assert_array_equal(weights, np.arange(len(weights)) < EVAL)
+    np.testing.assert_array_equal(labels(batches)[:EVAL], np.arange(EVAL))
+    assert not np.any(labels(batches)[EVAL:])
+    assert not np.any(np.concatenate([batch["image"] for batch in batches])[EVAL:])
+
+
+def test_evaluation_takes_its_own_batch_size_by_default(dataset):
+    assert [len(batch["label"]) for batch in dataset.eval_batches()] == [4, 4, 4]
+
+
+def test_a_batch_that_does_not_divide_is_refused(dataset):
+    with pytest.raises(
+        ValueError, match="batch size 8 does not divide among 3 processes; use 6 or 9"
+    ):
+        dataset.batches(0, process_index=0, process_count=3)
+    with pytest.raises(ValueError, match=r"process_index = 2: must be in \[0, 2\)"):
+        dataset.eval_batches(process_index=2, process_count=2)
+
+
+def test_steps_per_epoch_is_a_fraction(dataset):
+    assert dataset.steps_per_epoch == TRAIN / BATCH
+
+
+def test_the_fingerprint_follows_the_content():
+    images, labels = arrays(5)
+    same = ArraySource(images.copy(), labels.copy()).fingerprint()
+    assert ArraySource(images, labels).fingerprint() == same
+    assert ArraySource(images, labels[::-1]).fingerprint() != same
+    assert ArraySource(images.reshape(5, 3, 2, 1), labels).fingerprint() != same
+    assert ArraySource(images[:4], labels[:4]).fingerprint() != same
