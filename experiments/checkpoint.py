@@ -6,6 +6,9 @@ cannot be read, is set aside as `broken-STEP`, and the one before it is taken.
 """
 
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from experiments import seal
+from experiments import processes, seal
 
 PyTree = Any
 
@@ -38,14 +41,14 @@ class Checkpointer:
     """Saves and restores a training state in a directory.
 
     Keeps the last `keep` checkpoints and the best one, by the `score` in its progress (higher is
-    better; None, where nothing was evaluated, is never best).
+    better; None is never best). All processes of a run call the same methods in the same order.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
         """Opens `directory`, made where it is missing; it holds nothing but checkpoints."""
         self._directory = directory.absolute()
         self._keep = keep
-        self._unsealed: list[int] = []
+        self._unsealed: int | None = None
         self._opened: ocp.CheckpointManager | None = None
         self._writes = jax.process_index() == 0
 
@@ -53,18 +56,28 @@ class Checkpointer:
         """Starts to write a checkpoint and returns; the one before it is finished by then.
 
         Raises:
-            OSError: an earlier checkpoint could not be written (a full disk).
+            OSError: this or an earlier checkpoint could not be written (a full disk).
         """
         self.wait()
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
-            ),
-            metrics={"score": progress.get("score")},
-            force=True,
-        )
-        self._unsealed.append(step)
+        with os_errors(self._directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+                metrics={"score": progress.get("score")},
+                force=True,
+            )
+        self._unsealed = step
+
+    def settle(self) -> None:
+        """Seals the checkpoint that is being written if it is complete by now.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._unsealed is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Waits until all that was saved is complete and sealed.
@@ -72,16 +85,13 @@ class Checkpointer:
         Raises:
             OSError: it could not be written.
         """
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            self._unsealed.clear()
-            raise _as_os_error(error, self._directory) from error
-        for step in self._unsealed:
-            if self._writes and self._folder(step).exists():
-                seal.write(self._folder(step))
-        self._unsealed.clear()
-        if self._writes:
+        if self._opened is None:
+            return
+        step, self._unsealed = self._unsealed, None
+        with os_errors(self._directory):
+            self._opened.wait_until_finished()
+        if self._writes and step is not None and self._folder(step).exists():
+            seal.write(self._folder(step))
             seal.clean(self._directory)
 
     def restore(self, abstract: PyTree) -> Restored | None:
@@ -90,34 +100,67 @@ class Checkpointer:
         Args:
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
         """
-        for step in sorted(_steps(self._directory), reverse=True):
-            problem = seal.damage(self._folder(step))
-            if problem is None:
-                try:
-                    return self.restore_step(step, abstract)
-                except Exception as error:  # whatever a library raises on unreadable files
-                    problem = f"{type(error).__name__}: {error}"
+        self.close()
+        while (step := processes.from_first(self._newest())) >= 0:
+            found, problem = self._read(step, abstract)
+            if found is not None:
+                return found
+            self.close()
             self._set_aside(step, problem)
         return None
 
-    def restore_step(self, step: int, abstract: PyTree) -> Restored:
-        """The checkpoint of one step."""
-        found = self._manager.restore(
+    def restore_best(self, step: int, abstract: PyTree) -> Restored | None:
+        """The checkpoint of the best step.
+
+        None if it is damaged; it and all after it are then set aside, so that training can go on
+        from before it and make it again.
+        """
+        self.wait()
+        problem = None
+        if self._writes:
+            missing = not self._folder(step).exists()
+            problem = "it is missing" if missing else seal.damage(self._folder(step))
+        if not processes.anywhere(problem is not None):
+            return self._load(step, abstract)
+        self.close()
+        if self._writes:
+            for later in sorted(s for s in _steps(self._directory) if s >= step):
+                self._set_aside(later, f"{step}, the best, is: {problem}")
+        return None
+
+    def close(self) -> None:
+        """Finishes what is being written."""
+        self.wait()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _newest(self) -> int:
+        """The newest step whose seal is whole, -1 if there is none; damaged ones are set aside."""
+        for step in sorted(_steps(self._directory), reverse=True) if self._writes else ():
+            problem = seal.damage(self._folder(step))
+            if problem is None:
+                return step
+            self._set_aside(step, problem)
+        return -1
+
+    def _read(self, step: int, abstract: PyTree) -> tuple[Restored | None, str]:
+        """A checkpoint that all processes can read, or why they cannot."""
+        found, problem = None, "another process cannot read it"
+        try:
+            found = self._load(step, abstract)
+        except Exception as error:  # whatever a library raises on unreadable files
+            problem = f"{type(error).__name__}: {error}"
+        return (None if processes.anywhere(found is None) else found), problem
+
+    def _load(self, step: int, abstract: PyTree) -> Restored:
+        items = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
             ),
         )
-        return Restored(step, found["state"], dict(found["progress"]))
-
-    def best_step(self) -> int | None:
-        """The step with the highest score; None where none has a score."""
-        return self._manager.best_step()
-
-    def close(self) -> None:
-        """Finishes what is being written."""
-        self.wait()
-        self._manager.close()
+        return Restored(step, items["state"], dict(items["progress"]))
 
     @property
     def _manager(self) -> ocp.CheckpointManager:
@@ -147,11 +190,21 @@ class Checkpointer:
             problem,
             step,
         )
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-        if self._writes:
-            self._folder(step).rename(self._directory / f"broken-{step}")
+        if self._writes and self._folder(step).exists():
+            aside = self._directory / f"broken-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            self._folder(step).rename(aside)
+
+
+@contextmanager
+def os_errors(directory: Path) -> Iterator[None]:
+    """Whatever Orbax raises when it cannot write to `directory`, as an `OSError`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"a checkpoint in {directory} could not be written: {error}") from error
 
 
 def _score(metrics: dict[str, Any]) -> float:
@@ -163,9 +216,3 @@ def _steps(directory: Path) -> list[int]:
     if not directory.exists():
         return []
     return [int(entry.name) for entry in directory.iterdir() if entry.name.isdigit()]
-
-
-def _as_os_error(error: Exception, directory: Path) -> OSError:
-    if isinstance(error, OSError):
-        return error
-    return OSError(f"a checkpoint in {directory} could not be written: {error}")

@@ -17,7 +17,7 @@ SHOWN = 5
 
 
 class Diverged(RuntimeError):
-    """The loss or a gradient is not finite; the message names the step and the parameters."""
+    """A loss, gradient or update is not finite; the message names the step and the parameters."""
 
 
 def explain(job: "Job", state: TrainState, failed: int) -> Diverged:
@@ -33,22 +33,27 @@ def explain(job: "Job", state: TrainState, failed: int) -> Diverged:
     )
 
     @jax.jit
-    def finite(state: TrainState, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+    def finite(state: TrainState, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any, Any]:
         grads, loss, _, _ = train_step.gradients(job.network, job.config, job.augment, state, batch)
-        return loss, jax.tree.map(lambda g: jnp.isfinite(g).all(), grads)
+        moved, _ = train_step.updated(job.optimizer, state, grads)
+        return loss, train_step.all_finite(grads), train_step.all_finite(moved)
 
     before = state._replace(step=jnp.asarray(failed, jnp.int32))
-    loss, good = finite(before, meshes.put_batch(batch, job.mesh))
-    bad = [path for path, ok in paths.flatten(good).items() if not ok]
+    loss, *checks = finite(before, meshes.put_batch(batch, job.mesh))
+    bad_gradients, bad_params = (
+        [path for path, ok in paths.flatten(good).items() if not ok] for good in checks
+    )
+    bad = bad_gradients or bad_params
+    kind = "parameters after the update" if bad_params and not bad_gradients else "gradients"
     sizes = {
         path: float(jnp.abs(leaf.astype(jnp.float32)).max())
         for path, leaf in paths.flatten(state.params).items()
     }
     largest = max(sizes, key=lambda path: sizes[path])
     more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    names = ", ".join(bad[:SHOWN]) + more if bad else "none alone, only their norm"
+    names = ", ".join(bad[:SHOWN]) + more if bad else "none alone, only the gradients' norm"
     return Diverged(
-        f"{job.name}: step {failed}: loss {float(loss):.4g}; gradients that are not finite: "
+        f"{job.name}: step {failed}: loss {float(loss):.4g}; {kind} that are not finite: "
         f"{len(bad)} of {len(sizes)} ({names}); the largest parameter is {largest} at "
         f"{sizes[largest]:.3g}. Nothing after that step was kept. Try a lower {job.name}.lr, "
         f"a {job.name}.clip_norm, or {job.name}.on_nan='rollback'"

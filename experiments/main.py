@@ -18,14 +18,14 @@ from typing import Any
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments import dry_run, platform, recipe, report, runner, workdir
 from experiments.data import sets
 from experiments.divergence import Diverged
 from experiments.preemption import Preempted, Preemption
 from experiments.recipe import Recipe
-from experiments.schema import ConfigError
+from experiments.schema import ConfigError, unknown_name
 
 EXIT_CODES: dict[type[Exception], int] = {
     ConfigError: 2,
@@ -57,8 +57,7 @@ def main(argv: Sequence[str]) -> None:
 def _main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise ConfigError(f"{argv[1]!r} is not a flag: write --name=value")
-    if _CONFIG.value is None:
-        raise ConfigError("--config is missing: name a file of configs/")
+    config = _config()
     absl_logging.set_verbosity(absl_logging.WARNING)  # libraries
     logging.getLogger("slim").setLevel(logging.INFO)
     platform.configure()
@@ -66,7 +65,7 @@ def _main(argv: Sequence[str]) -> None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     overrides = _overrides()
     recipes = {
-        name: recipe.resolve(recipe.overridden(_CONFIG.value, changes), jax.device_count())
+        name: recipe.resolve(recipe.overridden(config, changes), jax.device_count())
         for name, changes in overrides.items()
     }
     for made in recipes.values():
@@ -84,11 +83,23 @@ def _main(argv: Sequence[str]) -> None:
             _run_one(recipes[""], directory, directory, preemption)
 
 
+def _config() -> ConfigDict:
+    if not flags.FLAGS["config"].present:
+        raise ConfigError("--config is missing: name a file of configs/")
+    if not _config_file().is_file():
+        raise ConfigError(f"--config={_config_file()}: no such file")
+    return _CONFIG.value
+
+
+def _config_file() -> Path:
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+
+
 def _overrides() -> dict[str, dict[str, Any]]:
     """What each recipe of this run changes in the config, by name; nothing, outside a sweep."""
     if not _SWEEP.value:
         return {"": {}}
-    return recipe.sweep_of(Path(config_flags.get_config_filename(flags.FLAGS["config"])))
+    return recipe.sweep_of(_config_file())
 
 
 def _run_one(
@@ -142,10 +153,30 @@ def _command() -> str:
 def _parse(argv: Sequence[str]) -> list[str]:
     """Reads the flags; a config that refuses its arguments or overrides is a line, not a trace."""
     try:
-        return app.parse_flags_with_usage(list(argv))
-    except (ConfigError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        return flags.FLAGS(list(argv))
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+        # What a config file refuses comes wrapped in the trace of how the file was loaded.
+        reason = str(error).rpartition("ConfigError: ")[2].strip()
+        print(f"error: {_unknown_override(argv) or reason}", file=sys.stderr)
         sys.exit(EXIT_CODES[ConfigError])
+
+
+def _unknown_override(argv: Sequence[str]) -> ConfigError | None:
+    """The first `--config.a.b=value` that names no field of the config."""
+    files = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    names = [a.removeprefix("--config.").partition("=")[0] for a in argv if "--config." in a]
+    if not files or not names:
+        return None
+    config = recipe.load(files[-1])
+    for name in names:
+        section, place = config, "config"
+        for part in name.split("."):
+            if not isinstance(section, ConfigDict):
+                break
+            if part not in section:
+                return unknown_name(place, part, section)
+            section, place = section[part], f"{place}.{part}"
+    return None
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def learning_rate(config: OptimizerConfig, steps: int, steps_per_epoch: int) -> 
     """The learning rate by step, its warm-up included in the `steps`."""
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps)
     schedule = SCHEDULES[config.schedule](config.lr, max(steps - warmup, 1), config.end_lr)
-    if not warmup:
-        return schedule
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, config.lr, warmup), schedule], boundaries=[warmup]
-    )
+    if warmup:
+        rising = optax.linear_schedule(0.0, config.lr, warmup)
+        schedule = optax.join_schedules([rising, schedule], boundaries=[warmup])
+    # Optax's schedules mix the count with floats, which strict promotion refuses of an int.
+    return lambda count: schedule(jnp.asarray(count, jnp.float32))
 
 
 def _kernels(params: PyTree) -> PyTree:

@@ -56,7 +56,7 @@ class LossScale(NamedTuple):
 
         A scale of 1 stays: it means that the precision needs no scaling.
         """
-        grow = finite & (self.good_steps + 1 >= GROWTH_INTERVAL)
+        grow = finite & (self.scale > 1) & (self.good_steps + 1 >= GROWTH_INTERVAL)
         scale = jnp.where(
             finite,
             jnp.where(grow, jnp.minimum(self.scale * 2, MAX_SCALE), self.scale),

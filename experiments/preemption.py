@@ -16,17 +16,20 @@ class Preemption:
     """While open, SIGTERM does not end the process but is remembered.
 
     With several processes JAX's distributed service listens instead, and agrees with all of them
-    on one step to stop at.
+    on one call of `reached` to say yes at; so they must all call it equally often.
     """
 
     def __init__(self) -> None:
         self._asked = False
+        self._calls = 0
         self._previous: Any = None
 
-    def reached(self, step: int) -> bool:
-        """Whether to save at this step and stop; the same answer in every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+    def reached(self) -> bool:
+        """Whether to save and stop now; the same answer in every process, and for good."""
+        if jax.process_count() > 1 and not self._asked:
+            # The service wants a number that grows from stage to stage, as steps do not.
+            self._calls += 1
+            self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
         return self._asked
 
     def __enter__(self) -> "Preemption":

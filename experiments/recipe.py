@@ -22,7 +22,7 @@ from experiments import mesh as meshes
 from experiments import network
 from experiments.data.config import DataConfig
 from experiments.measure import EvaluateConfig
-from experiments.schema import ConfigError, Schema, parse, plain, unknown_name
+from experiments.schema import ConfigError, Schema, overridable, parse, plain, unknown_name
 from experiments.stages import STAGES, Stage
 from experiments.train import RunConfig, TrainConfig
 from slim import models
@@ -118,11 +118,11 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
         ConfigError: a field that does not fit.
     """
     recipe = _typed(fields)
-    full = recipe.settings.model_dump()
+    full = overridable(recipe.settings)
     if recipe.settings.model.get("name") in models.MODELS:
         full["model"] = {**models.options(full["model"]["name"]), **full["model"]}
     for stage in recipe.stages:
-        full[stage.name] = stage.config.model_dump()
+        full[stage.name] = overridable(stage.config)
         if stage.kind != stage.name:
             full[stage.name]["kind"] = stage.kind
     return ml_collections.ConfigDict(full).lock()
@@ -150,9 +150,13 @@ def _typed(fields: Mapping[str, Any]) -> Recipe:
     known = Settings.model_fields.keys()
     shared = {name: value for name, value in fields.items() if name in known}
     settings = parse(Settings, shared, "")
-    for name in fields:
-        if name not in known and name not in names:
-            raise unknown_name("config", name, {*known, *names})
+    for name, section in fields.items():
+        if name in known or name in names:
+            continue
+        # The section of a stage that is left out this time must be right all the same.
+        if name not in STAGES and not (isinstance(section, Mapping) and "kind" in section):
+            raise unknown_name("config", name, {*known, *names, *STAGES})
+        _planned(name, section)
     stages = tuple(_planned(name, fields.get(name, {})) for name in settings.stages)
     return Recipe(settings, stages)
 
@@ -236,6 +240,13 @@ def arguments(text: str, **defaults: Any) -> Any:
         raise ConfigError(
             f"config argument {problem['loc'][0]} = {problem['input']!r}: {problem['msg']}"
         ) from None
+
+
+def load(file: str) -> ml_collections.ConfigDict:
+    """The config of a file and its arguments, `configs/x.py:smoke`, without any override."""
+    path, _, text = file.partition(":")
+    made: ml_collections.ConfigDict = runpy.run_path(path)["get_config"](text)
+    return made
 
 
 def sweep_of(path: pathlib.Path) -> dict[str, dict[str, Any]]:

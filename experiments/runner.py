@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from experiments import mesh as meshes
-from experiments import network, report
+from experiments import network, processes, report
 from experiments.data import sets
 from experiments.data.dataset import Dataset
 from experiments.logs import METRICS, jsonl
@@ -45,18 +44,18 @@ def run(
     """
     dataset = sets.load(recipe.settings.data)
     keys = recipe.keys(dataset.fingerprint)
-    context = _context(recipe, dataset, preemption)
+    context = shared_context(recipe, dataset, preemption)
     entries: list[report.Stage] = []
     rows: dict[str, Measures] = {}
     model: Model | None = None
     for planned in recipe.stages:
-        if preemption.reached(0):
+        if preemption.reached():
             raise Preempted(f"stopped before {planned.name}")
         directory = workdir / "stages" / f"{planned.name}-{keys[planned.name]}"
         context = dataclasses.replace(context, name=planned.name, directory=directory)
         finished = Finished(directory)
         reused = finished.exists()
-        _wait_for_all(f"{planned.name} looked up")
+        processes.wait_for_all(f"{planned.name} looked up")
         if reused:
             LOG.info("%s: reused from %s", planned.name, directory)
         else:
@@ -82,8 +81,8 @@ def run(
     return made
 
 
-def _context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> Context:
-    """What all stages of a recipe share."""
+def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> Context:
+    """What all stages of a recipe share; name and directory are each stage's own."""
     settings = recipe.settings
     precision = PRECISIONS[settings.precision]
     return Context(
@@ -109,7 +108,7 @@ def _run(planned: PlannedStage, context: Context, model: Model | None, finished:
     # Training counts the time of the processes before it that were stopped.
     seconds = time.monotonic() - started if result.seconds is None else result.seconds
     finished.write(result, seconds)
-    _wait_for_all(f"{planned.name} written")
+    processes.wait_for_all(f"{planned.name} written")
 
 
 def _entry(
@@ -128,9 +127,3 @@ def _entry(
         measures=None,
         curves=report.curves(jsonl.read(metrics), planned.name) if metrics.exists() else {},
     )
-
-
-def _wait_for_all(what: str) -> None:
-    """A barrier, so that no process sees a half of what another writes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

@@ -5,10 +5,10 @@ does not fit and names the field, its value, what is allowed and the nearest kno
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from slim import paths
 
@@ -65,6 +65,31 @@ def parse(schema: type[S], values: Any, field: str) -> S:
     except pydantic.ValidationError as error:
         lines = [_explain(schema, field, problem) for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+
+
+def overridable(section: Schema) -> dict[str, Any]:
+    """A section's fields for a `ConfigDict`, where a field that is None keeps its type.
+
+    Without one it could not be set from the command line.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Schema):
+            fields[name] = overridable(value)
+        elif value is None:
+            fields[name] = config_dict.placeholder(_type_beside_none(field.annotation))
+        else:
+            fields[name] = section.model_dump(include={name})[name]
+    return fields
+
+
+def _type_beside_none(annotation: Any) -> type:
+    """`int` of `Annotated[int, ...] | None`, `tuple` of `tuple[int, int] | None`."""
+    kind = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return get_origin(kind) or kind
 
 
 def _explain(schema: type[Schema], field: str, problem: Any) -> str:

@@ -23,7 +23,11 @@ def damage(folder: Path) -> str | None:
     """What of a folder differs from its seal; None if nothing does, or if it was never sealed."""
     if not _path(folder).exists():
         return None
-    for name, (size, checksum) in json.loads(_path(folder).read_text()).items():
+    try:
+        content: dict[str, list[int]] = json.loads(_path(folder).read_text())
+    except ValueError:
+        return "its seal cannot be read"
+    for name, (size, checksum) in content.items():
         file = folder / name
         if not file.exists():
             return f"{name} is missing"

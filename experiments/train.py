@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 from pydantic import Field
 
-from experiments import divergence, evaluation, optimizers, train_step
+from experiments import divergence, evaluation, optimizers, processes, train_step
 from experiments import mesh as meshes
 from experiments.checkpoint import Checkpointer
 from experiments.data.dataset import Dataset
@@ -120,6 +120,16 @@ class Job:
         """Updates in all the epochs."""
         return max(1, round(self.config.epochs * self.dataset.steps_per_epoch))
 
+    @property
+    def rate(self) -> optax.Schedule:
+        """The learning rate by step."""
+        return optimizers.learning_rate(self.config, self.total_steps, self.every(1))
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer, wrapped."""
+        return self.wrap(optimizers.build(self.config, self.rate), self.total_steps)
+
     def every(self, epochs: float) -> int:
         """Updates in so many epochs, at least one; 0 for none."""
         return max(1, round(epochs * self.dataset.steps_per_epoch)) if epochs else 0
@@ -149,8 +159,9 @@ class Progress:
     Attributes:
         data: the state of the iterator over batches; empty at the start.
         seconds: time in the loop so far.
-        score: accuracy at the last evaluation.
-        best_score: the highest so far.
+        score: accuracy, where the last step was evaluated and found the best so far.
+        best_score: the highest accuracy so far.
+        best_step: where it was reached.
         bad_evaluations: evaluations since then.
         rollbacks: how often the run diverged and went back.
         stopped: whether patience ran out.
@@ -160,15 +171,16 @@ class Progress:
     seconds: float = 0.0
     score: float | None = None
     best_score: float = -1.0
+    best_step: int = 0
     bad_evaluations: int = 0
     rollbacks: int = 0
     stopped: bool = False
 
-    def judge(self, score: float, patience: int) -> bool:
+    def judge(self, step: int, score: float, patience: int) -> bool:
         """Takes an evaluation's score and says whether it is the best so far."""
         improved = score > self.best_score
-        self.score = score
-        self.best_score = max(self.best_score, score)
+        if improved:
+            self.score, self.best_score, self.best_step = score, score, step
         self.bad_evaluations = 0 if improved else self.bad_evaluations + 1
         self.stopped = 0 < patience <= self.bad_evaluations
         return improved
@@ -182,8 +194,7 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
         Preempted: SIGTERM came; the state is saved.
         OSError: a checkpoint or a log could not be written; the last complete one is intact.
     """
-    rate = optimizers.learning_rate(job.config, job.total_steps, job.every(1))
-    optimizer = job.wrap(optimizers.build(job.config, rate), job.total_steps)
+    optimizer = job.optimizer
     fresh = train_step.start(
         variables,
         optimizer,
@@ -201,7 +212,7 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
         train_step.make_step(
             job.network,
             optimizer,
-            rate,
+            job.rate,
             job.config,
             job.augment,
             give_gradients=job.run.histogram_epochs > 0,
@@ -226,17 +237,20 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
             state = jax.device_put(state._replace(opt_state=slower), shardings)
         try:
             state = _loop(job, step, state, progress, checkpointer, preemption)
-            break
         except Diverged as diverged:
+            checkpointer.wait()
             rollbacks = progress.rollbacks + 1
             if job.config.on_nan == "stop" or rollbacks > MAX_ROLLBACKS:
                 raise
             LOG.error("%s; rolling back, learning rate x %g", diverged, 0.5**rollbacks)
-    checkpointer.wait()
-    steps = int(state.step)
-    best = checkpointer.best_step()
-    if job.config.keep == "best" and best is not None and best != steps:
-        state = checkpointer.restore_step(best, abstract).state
+            continue
+        steps = int(state.step)
+        if job.config.keep == "best":
+            best = checkpointer.restore_best(progress.best_step, abstract)
+            if best is None:
+                continue
+            state = best.state
+        break
     checkpointer.close()
     return Outcome(train_step.result(state), state.opt_state, steps, progress.seconds)
 
@@ -258,8 +272,9 @@ def _loop(
 ) -> TrainState:
     """Trains to the end; `progress` is changed in place."""
     total, step = job.total_steps, int(state.step)
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = job.dataset.batches(job.seed, **processes)
+    batches = job.dataset.batches(
+        job.seed, process_index=jax.process_index(), process_count=jax.process_count()
+    )
     if progress.data:
         batches.set_state(progress.data)
     evaluate = evaluation.make(job.network, job.dataset, job.mesh)
@@ -274,20 +289,23 @@ def _loop(
         while step < total and not progress.stopped:
             batch = meshes.put_batch(next(batches), job.mesh)
             if step == 0:
+                log.hparams(job.config.model_dump(), ["eval/top1"])
                 log.images(0, "augmented", _first_images(job, state, batch))
             state, metrics = train(state, batch)
             step += 1
             gradients = metrics.pop("gradients", None)
             window.add(step, metrics)
+            checkpointer.settle()
             if histogram_steps and (step == 1 or step % histogram_steps == 0):
                 log.histograms(step, "weights", evaluation.to_host(state.params))
                 log.histograms(step, "gradients", evaluation.to_host(gradients))
 
-            improved = False
+            improved, progress.score = False, None
             evaluated = step % eval_steps == 0 or step == total
-            preempted = preemption.reached(step)
-            due = step % save_steps == 0
-            due &= time.monotonic() - saved >= job.run.checkpoint_seconds
+            preempted = preemption.reached()
+            due = step % save_steps == 0 and bool(
+                processes.from_first(time.monotonic() - saved >= job.run.checkpoint_seconds)
+            )
             if evaluated or due or preempted:
                 window.drain()  # what is evaluated or saved is known to be finite
             if window.failed is not None:
@@ -295,7 +313,7 @@ def _loop(
             if evaluated:
                 scores = evaluate(train_step.result(state))
                 log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
-                improved = progress.judge(scores["top1"], job.config.patience)
+                improved = progress.judge(step, scores["top1"], job.config.patience)
             ended = step == total or progress.stopped
             if due or preempted or ended or (improved and job.config.keep == "best"):
                 now = time.monotonic()

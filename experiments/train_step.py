@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
         params: the parameters, in the precision's storage type.
         collections: the model's other collections, such as `batch_stats`.
         opt_state: the optimizer's state; float32.
-        average: moving averages of `params` and `collections`; empty without EMA.
+        average: moving averages of `params` and `collections`, float32; empty without EMA.
         loss_scale: for float16.
         key: the random key's data; step i uses `fold_in(key, i)`.
         failed: the first step whose loss or gradient was not finite, from which on nothing
@@ -72,7 +72,7 @@ def start(
         collections=collections,
         opt_state=optimizer.init(cast(variables["params"], jnp.float32)),
         # A copy, because the state is donated leaf by leaf.
-        average=jax.tree.map(jnp.copy, dict(variables)) if ema else {},
+        average=jax.tree.map(jnp.copy, cast(dict(variables), jnp.float32)) if ema else {},
         loss_scale=LossScale.start(initial_scale),
         key=jax.random.key_data(jax.random.key(seed)),
         failed=jnp.int32(-1),
@@ -81,7 +81,10 @@ def start(
 
 def result(state: TrainState) -> Variables:
     """The variables to evaluate and hand on: the averages where there are some."""
-    return state.average or {"params": state.params, **state.collections}
+    variables = {"params": state.params, **state.collections}
+    if not state.average:
+        return variables
+    return jax.tree.map(lambda mean, leaf: mean.astype(leaf.dtype), state.average, variables)
 
 
 def make_step(
@@ -97,23 +100,18 @@ def make_step(
 
     The metrics are scalars; with `give_gradients` also the gradients, under that name.
 
-    A step whose gradients are not finite changes no parameter. If a smaller loss scale can help it
-    does only that; otherwise `failed` is set, and no later step changes anything.
+    A step whose gradients or new parameters are not finite changes no parameter. If a smaller loss
+    scale can help it does only that; otherwise `failed` is set, and no later step changes anything.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        params = cast(state.params, jnp.float32)
         grads, loss, accuracy, collections = gradients(network, config, augment, state, batch)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        stored = jax.tree.map(
-            lambda new, old: new.astype(old.dtype),
-            optax.apply_updates(params, updates),
-            state.params,
-        )
-        scalable = state.loss_scale.scale > 1
-        failed = jnp.where((state.failed < 0) & ~finite & ~scalable, state.step, state.failed)
+        stored, opt_state = updated(optimizer, state, grads)
+        sound = jax.tree.reduce(jnp.logical_and, all_finite(stored), finite)
+        scalable = ~finite & (state.loss_scale.scale > 1)
+        failed = jnp.where((state.failed < 0) & ~sound & ~scalable, state.step, state.failed)
         moved = state._replace(
             params=stored,
             collections=collections,
@@ -121,14 +119,14 @@ def make_step(
             average=_average(config.ema, state, {"params": stored, **collections}),
         )
         kept = jax.tree.map(
-            lambda new, old: jnp.where(finite & (failed < 0), new, old), moved, state
+            lambda new, old: jnp.where(sound & (failed < 0), new, old), moved, state
         )
         new_state = kept._replace(
             step=state.step + 1, loss_scale=state.loss_scale.after(finite), failed=failed
         )
         metrics = {
             "loss": loss,
-            "accuracy": accuracy,
+            "top1": accuracy,
             "gradient_norm": norm,
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
             "loss_scale": state.loss_scale.scale,
@@ -139,6 +137,21 @@ def make_step(
         return new_state, metrics
 
     return step
+
+
+def updated(
+    optimizer: optax.GradientTransformation, state: TrainState, grads: PyTree
+) -> tuple[PyTree, optax.OptState]:
+    """The parameters after one update, as they are stored, and the optimizer's new state."""
+    params = cast(state.params, jnp.float32)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    moved = optax.apply_updates(params, updates)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, state.params), opt_state
+
+
+def all_finite(tree: PyTree) -> PyTree:
+    """Whether all numbers of a leaf are finite, for each leaf."""
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
 
 
 def gradients(
@@ -203,5 +216,5 @@ def _average(decay: float, state: TrainState, new: Variables) -> Variables:
     t = state.step.astype(jnp.float32)
     weight = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
     return jax.tree.map(
-        lambda old, fresh: old + weight.astype(old.dtype) * (fresh - old), state.average, new
+        lambda old, fresh: old + weight * (fresh.astype(old.dtype) - old), state.average, new
     )

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from experiments import seal
+from experiments import processes, seal
+from experiments.checkpoint import os_errors
 from experiments.measure import Measures
 from experiments.network import Network
 from experiments.stages.stage import Model, Result
@@ -70,21 +71,32 @@ class Finished:
         self._model = directory.absolute() / "model"
 
     def exists(self) -> bool:
-        """Whether the stage is done and its model undamaged.
+        """Whether the stage is done and its result undamaged; the same answer in every process.
 
-        A damaged model is removed, loudly; the checkpoints of its training stay, so that it is
+        A damaged result is removed, loudly; the checkpoints of its training stay, so that it is
         soon made again.
         """
+        return bool(processes.from_first(jax.process_index() == 0 and self._whole()))
+
+    def _whole(self) -> bool:
         if not self._record.exists():
             return False
-        damage = seal.damage(self._model)
+        damage = self._damage()
         if damage is None:
             return True
         LOG.error("the result in %s is damaged (%s): made anew", self.directory, damage)
-        if jax.process_index() == 0:
-            self._record.unlink()
-            shutil.rmtree(self._model)
+        self._record.unlink()
+        shutil.rmtree(self._model, ignore_errors=True)
         return False
+
+    def _damage(self) -> str | None:
+        try:
+            has_model = self.has_model()
+        except (ValueError, KeyError):
+            return f"{self._record.name} cannot be read"
+        if has_model and not self._model.exists():
+            return "its model is missing"
+        return seal.damage(self._model)
 
     def write(self, result: Result, seconds: float) -> None:
         """Stores a result; it appears at once or not at all."""
@@ -92,7 +104,7 @@ class Finished:
             tree = {"variables": result.model.variables}
             if result.model.masks is not None:
                 tree["masks"] = result.model.masks
-            with ocp.StandardCheckpointer() as checkpointer:
+            with os_errors(self.directory), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(self._model, tree, force=True)
         if jax.process_index() != 0:
             return

@@ -1,7 +1,6 @@
 """Every test runs on eight CPU devices, under strict dtype promotion, with warnings as errors."""
 
 import os
-import warnings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

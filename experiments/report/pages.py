@@ -15,6 +15,10 @@ derived from the program, for one image. Latency is of a compiled call after war
 timed in turn; its ratio is to the baseline's, below 1 is faster. Memory is arguments, results and
 temporaries of the compiled call."""
 
+SWEEP_NOTE = """\
+Each recipe was timed in its own run, in turn with the baseline: compare the ratios, not the
+milliseconds."""
+
 
 def report_page(report: Report, pictures: Iterable[tuple[str, str]]) -> str:
     """The page of a run.
@@ -44,7 +48,7 @@ def sweep_page(sweep: Sweep, pictures: Iterable[tuple[str, str]]) -> str:
     recipes = Table("Recipes", ("recipe", "changes", "report"), tuple(rows), False)
     return _page(
         sweep.name,
-        [*_sections(model_tables(sweep.models)), NOTES],
+        [*_sections(model_tables(sweep.models)), f"{NOTES} {SWEEP_NOTE}"],
         pictures,
         ["## Recipes", markdown(recipes)],
         ["## How to reproduce it", *_reproduce(sweep.command, sweep.machine)],

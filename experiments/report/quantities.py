@@ -22,7 +22,7 @@ def digits(value: float) -> str:
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     for unit in units[:-1]:
         if not float(f"{value:.2e}") >= 1000:  # NaN stops here too
-            return f"{digits(value)} {unit}".rstrip()
+            return f"{digits(value)} {unit}"
         value /= base
     return f"{digits(value)} {units[-1]}"
 
@@ -33,7 +33,7 @@ def count(value: float) -> str:
     >>> count(96), count(272474), count(999_999), count(4.09e9)
     ('96', '272 k', '1.00 M', '4.09 G')
     """
-    return _scaled(value, 1000, ("", "k", "M", "G", "T"))
+    return f"{value:.0f}" if value < 1000 else _scaled(value / 1000, 1000, ("k", "M", "G", "T"))
 
 
 def size(value: float) -> str:

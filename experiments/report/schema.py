@@ -1,8 +1,7 @@
 """What a report holds: `report.json`, version 1, and its reader.
 
-`report.schema.json` beside this file says the same to readers in other languages; it is made by
-`python -m experiments.report.schema > experiments/report/report.schema.json`.
-JSON knows no NaN and no infinity: both are `null` and read as NaN.
+`report.schema.json` beside this file says the same to readers in other languages; `json_schema`
+makes it. JSON knows no NaN and no infinity: both are `null` and read as NaN.
 """
 
 import json
@@ -66,8 +65,14 @@ class Section(Schema):
 class Curve(Section):
     """One scalar over a stage's steps."""
 
-    steps: tuple[int, ...]
+    steps: Annotated[tuple[int, ...], Field(min_length=1)]
     values: tuple[Number, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _as_long(self) -> "Curve":
+        if len(self.steps) != len(self.values):
+            raise ValueError(f"{len(self.steps)} steps and {len(self.values)} values")
+        return self
 
 
 class Stage(Section):
@@ -214,5 +219,6 @@ def _read(schema: type[R], path: Path) -> R:
         raise ValueError("\n".join([f"{path} does not fit version {VERSION}:", *lines])) from None
 
 
-if __name__ == "__main__":
-    print(json.dumps(Report.model_json_schema(), indent=2))
+def json_schema() -> str:
+    """The JSON Schema of `report.json`, as it stands in `report.schema.json`."""
+    return json.dumps(Report.model_json_schema(), indent=2) + "\n"

@@ -1,5 +1,6 @@
 """What the tables of a report hold."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiments.measure import Measures
@@ -47,10 +48,10 @@ def headline(name: str, baseline: str, models: Mapping[str, Measures]) -> str:
     """One sentence: what a model costs and knows, compared with its baseline."""
     small, big = models[name], models[baseline]
     quotients = {
-        "parameters": small.parameters / big.parameters,
-        "non-zero": small.nonzero_parameters / big.nonzero_parameters,
-        "bytes": small.size_bytes / big.size_bytes,
-        "MACs": small.macs / big.macs,
+        "parameters": _over(small.parameters, big.parameters),
+        "non-zero": _over(small.nonzero_parameters, big.nonzero_parameters),
+        "bytes": _over(small.size_bytes, big.size_bytes),
+        "MACs": _over(small.macs, big.macs),
         "latency at batch 1": small.latency_b1_ratio,
         f"at batch {small.batch_size}": small.latency_batch_ratio,
     }
@@ -59,6 +60,10 @@ def headline(name: str, baseline: str, models: Mapping[str, Measures]) -> str:
         f"**{name}** against {baseline}: top-1 {percent(small.top1)} "
         f"({points(small.top1 - big.top1)}), {costs}."
     )
+
+
+def _over(small: float, big: float) -> float:
+    return small / big if big else math.nan
 
 
 def stage_table(stages: Iterable[Stage]) -> Table:

@@ -1,4 +1,4 @@
-"""The kinds of stages that a recipe may have. A new one is a file here and its place in `STAGES`."""
+"""The kinds of stages a recipe may have. A new one is a file here and its place in `STAGES`."""
 
 from collections.abc import Mapping
 

@@ -105,13 +105,11 @@ class Stage(NamedTuple):
     version: int = 1
 
 
-def train(
-    context: Context,
-    config: TrainConfig,
-    variables: Variables,
-    wrap: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] | None = None,
-) -> Outcome:
-    """Runs the trainer inside a stage; `wrap` as in `Job`."""
+Wrap = Callable[[optax.GradientTransformation, int], optax.GradientTransformation]
+
+
+def make_job(context: Context, config: TrainConfig, wrap: Wrap | None = None) -> Job:
+    """The training run of a stage; `wrap` as in `Job`."""
     job = Job(
         name=context.name,
         directory=context.directory,
@@ -125,6 +123,11 @@ def train(
         layout=context.layout,
         seed=context.stage_seed,
     )
-    if wrap is not None:
-        job = dataclasses.replace(job, wrap=wrap)
-    return fit(job, variables, context.preemption)
+    return job if wrap is None else dataclasses.replace(job, wrap=wrap)
+
+
+def train(
+    context: Context, config: TrainConfig, variables: Variables, wrap: Wrap | None = None
+) -> Outcome:
+    """Runs the trainer inside a stage."""
+    return fit(make_job(context, config, wrap), variables, context.preemption)

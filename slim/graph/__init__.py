@@ -2,6 +2,7 @@
 
     graph = trace(fn, params, *inputs)      one jaxpr; every reading below starts from it
     cost(graph)                             MACs, FLOPs, bytes, parameters per site and in total
+    sites(graph)                            which parameter feeds which contraction
     groups(graph)                           what must be cut together, and what of it there is
     frozen_groups(graph)                    what may not be cut, and why
     plan = make_plan(graph, {name: kept})   a choice of indices; a small JSON
@@ -17,6 +18,7 @@ from slim.graph.cost import Cost, Row, cost
 from slim.graph.groups import Group, Member, frozen_groups, groups
 from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
+from slim.graph.sites import Site, sites
 from slim.graph.trace import Graph, trace
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Member",
     "Plan",
     "Row",
+    "Site",
     "check",
     "cost",
     "frozen_groups",
@@ -34,5 +37,6 @@ __all__ = [
     "mask",
     "replay",
     "shrink",
+    "sites",
     "trace",
 ]

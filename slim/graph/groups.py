@@ -9,7 +9,6 @@ from slim.graph import axes
 from slim.graph.axes import Axis
 from slim.graph.infer import Inferred, infer
 from slim.graph.neutral import freeze_losses
-from slim.graph.rules.rule import Dims
 from slim.graph.trace import Graph
 
 
@@ -104,7 +103,7 @@ def analyse(graph: Graph) -> Analysis:
     }
     found, names, frozen = {}, {}, []
     for leaf, each in members.items():
-        maker, k = _maker(each, inferred.params)
+        maker, k = _maker(each)
         name = f"{maker.path}:{maker.dim}" + ("" if alone[maker.path, maker.dim] else f".{k}")
         group = Group(
             name,
@@ -120,15 +119,9 @@ def analyse(graph: Graph) -> Analysis:
     return Analysis(inferred, found, names, tuple(frozen))
 
 
-def _maker(members: list[tuple[Member, int]], params: Mapping[str, Dims]) -> tuple[Member, int]:
-    """The member that most likely makes the group's values: the last dimension of a kernel."""
-
-    def rank(item: tuple[Member, int]) -> tuple[bool, bool]:
-        member, _ = item
-        ndim = len(params[member.path])
-        return (ndim < 2 or member.dim != ndim - 1, ndim < 2)
-
-    return min(members, key=rank)
+def _maker(members: list[tuple[Member, int]]) -> tuple[Member, int]:
+    """The member that most likely makes the group's values: outputs are a kernel's last dims."""
+    return max(members, key=lambda item: item[0].dim)
 
 
 def positions(axis: Axis, leaf: Axis) -> np.ndarray:

@@ -7,13 +7,15 @@ function lacks those indices. The two are equal if a removed entry only ever mee
 * a reduction that its value does not change: zero in a sum, minus infinity in a maximum.
 
 So this pass carries, for every value, what its entries at removed indices are known to hold (a
-number, folded through elementwise operations: zero through a ReLU, one half out of a sigmoid) and
-freezes an axis wherever a reduction over it would lose anything else. Divisors that were sizes
+number, folded through elementwise operations: zero through a ReLU, one half out of a sigmoid).
+Where a reduction over them would lose anything else, a sum is corrected if it can be
+(`slim.graph.remainder`), and otherwise the axis is frozen. Divisors that were sizes
 (the n of a mean) are constants of the jaxpr and stay, which is what makes a mean over the small
 axis equal to the masked one.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from jax.extend.core import Literal, Var
 from slim.graph import axes
 from slim.graph.axes import Axis
 from slim.graph.infer import Inferred, constants, uniform
+from slim.graph.remainder import correction
 from slim.graph.rules import rule_of
 from slim.graph.rules.rule import Known, Removed, Scope, Step
 
@@ -59,7 +62,13 @@ def _walk(scope: Scope, ins: Sequence[Known], prunable: frozenset[Axis]) -> list
             [scope.of(var) for var in eqn.outvars],
             scope.inner.get(i, ()),
         )
-        removed = Removed(eqn, prunable, lambda inner, ins: _walk(inner, ins, prunable))
+        removed = Removed(
+            eqn,
+            prunable,
+            lambda inner, ins: _walk(inner, ins, prunable),
+            partial(correction, scope, eqn, known),
+        )
         results = rule_of(eqn.primitive.name).removed(removed, step, [read(v) for v in eqn.invars])
         known.update(zip(eqn.outvars, results, strict=True))
+        scope.corrections[i] = removed.corrections
     return [read(var) for var in scope.jaxpr.outvars]

@@ -94,7 +94,7 @@ class Plan:
             fields = json.loads(text)
             version = fields.pop("version")
             checksum = fields.pop("checksum")
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"not a plan: {error}; write one with Plan.to_json") from error
         if version != VERSION:
             raise ValueError(f"the plan has version {version!r}; this reads version {VERSION}")
@@ -132,7 +132,7 @@ def make_plan(graph: Graph, keep: Mapping[str, Sequence[int] | np.ndarray]) -> P
         kept = np.asarray(indices)
         if kept.ndim != 1 or kept.dtype.kind not in "iu" or not kept.size:
             raise ValueError(
-                f"keep[{name!r}] is {indices!r}: give at least one index, as a flat list of integers"
+                f"keep[{name!r}] is {indices!r}: give a flat list of one or more integers"
             )
         if kept.min() < 0 or kept.max() >= size or len(set(kept.tolist())) != kept.size:
             raise ValueError(

@@ -10,9 +10,9 @@ UNARY = names(
     """
     abs acos acosh asin asinh atan atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil
     clz conj convert_element_type copy copy_p cos cosh digamma erf erf_inv erfc exp exp2 expm1
-    floor imag integer_pow is_finite lgamma log log1p logistic neg not optimization_barrier
-    population_count real reduce_precision round rsqrt sign sin sinh sqrt square stop_gradient
-    tan tanh
+    floor imag integer_pow is_finite lgamma log log1p log2 logistic neg not one_minus_square
+    optimization_barrier population_count real reduce_precision round rsqrt sign sin sinh sqrt
+    square stop_gradient tan tanh
     """
 )
 """One result, entry by entry, of one operand (`optimization_barrier`: of each operand)."""

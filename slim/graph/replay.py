@@ -138,7 +138,7 @@ def _run(scope: Scope, resize: Resize, args: Sequence[Any]) -> list[Any]:
             [scope.of(var) for var in eqn.outvars],
             scope.inner.get(i, ()),
         )
-        operands = [read(var) for var in eqn.invars]
+        operands = _varying([read(var) for var in eqn.invars])
         cut = any(kept.cuts(dims) for dims in (*step.ins, *step.outs)) or any(
             _cuts(inner, kept) for inner in step.inner
         )
@@ -147,8 +147,29 @@ def _run(scope: Scope, resize: Resize, args: Sequence[Any]) -> list[Any]:
                 results = rule_of(eqn.primitive.name).replay(resize, step, operands)
             else:
                 results = bind(eqn, operands)
+        for each in scope.corrections.get(i, ()):
+            results = [each.add(kept, read, results[0])]
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(var) for var in scope.jaxpr.outvars]
+
+
+def _varying(operands: list[Any]) -> list[Any]:
+    """Operands that vary alike over the mesh axes of an enclosing `shard_map`.
+
+    The jaxpr was traced outside of it, so it lacks the casts that JAX would have put in.
+    """
+    over = [_mesh_axes(operand) for operand in operands]
+    every = frozenset().union(*over)
+    return [
+        jax.lax.pcast(operand, tuple(every - own), to="varying") if every - own else operand
+        for operand, own in zip(operands, over, strict=True)
+    ]
+
+
+def _mesh_axes(value: Any) -> frozenset[Any]:
+    """The mesh axes over which a value varies inside a `shard_map`."""
+    kind = getattr(jax.typeof(value), "manual_axis_type", None)
+    return getattr(kind, "varying", frozenset())
 
 
 def _cuts(scope: Scope, kept: Kept) -> bool:

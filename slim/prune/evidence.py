@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,8 +41,7 @@ class Evidence(NamedTuple):
         squared_grads: the mean over batches (or examples) of the squared gradient.
         input_norms: L2 norm of the inputs that each weight multiplies, over batch and positions;
             for a dense kernel (inputs, outputs) a leaf (inputs, 1).
-        zero_fractions: share of zeros in what each output unit gives after its activation;
-            for a dense kernel (inputs, outputs) a leaf (1, outputs).
+        zero_fractions: share of zeros among those inputs; a leaf of the same shape.
         key: a random key.
     """
 
@@ -53,6 +53,11 @@ class Evidence(NamedTuple):
     key: jax.Array | None = None
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weight", "measured"],
+    meta_fields=["path"],
+)
 @dataclass(frozen=True)
 class Leaf:
     """`Evidence` about one weight tensor: float32, every array in the weight's shape.

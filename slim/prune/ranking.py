@@ -1,4 +1,4 @@
-"""The k largest of many arrays, exactly, without sorting or gathering them.
+"""The k largest entries of arrays, exactly, without sorting or gathering them.
 
 A non-negative float32's bits order like an integer, so the k-th largest value is found bit by bit:
 31 times, count the values at least as large as a candidate. Each pass is an elementwise comparison
@@ -7,6 +7,7 @@ and a sum, so k may be traced, sharded arrays stay where they are, and nothing i
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 MAX_RANKED = 2**31 - 1
 
 
-@jax.jit
 def keep_largest(
     arrays: Sequence[jax.Array],
     count: jax.Array | int,
@@ -36,33 +36,87 @@ def keep_largest(
     >>> keep_largest([jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0])], 3)
     [Array([ True,  True], dtype=bool), Array([False,  True], dtype=bool)]
     """
-    total = sum(array.size for array in arrays)
-    if total > MAX_RANKED:
+    counts = jnp.asarray(count, jnp.int32)[None]
+    return _largest(list(arrays), counts, among, rankings=(0,) * len(arrays))
+
+
+def keep_largest_of_each(
+    arrays: Sequence[jax.Array], counts: Sequence[jax.Array | int]
+) -> list[jax.Array]:
+    """`keep_largest` of every array by itself, all in one pass per bit.
+
+    >>> keep_largest_of_each([jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0])], [1, 2])
+    [Array([ True, False], dtype=bool), Array([ True,  True], dtype=bool)]
+    """
+    stacked = jnp.stack([jnp.asarray(count, jnp.int32) for count in counts])
+    return _largest(list(arrays), stacked, None, rankings=tuple(range(len(arrays))))
+
+
+@partial(jax.jit, static_argnames="rankings")
+def _largest(
+    arrays: list[jax.Array],
+    counts: jax.Array,
+    among: Sequence[jax.Array] | None,
+    rankings: tuple[int, ...],
+) -> list[jax.Array]:
+    """Masks of the `counts[r]` largest entries of the arrays i for which `rankings[i]` is r."""
+
+    def per_ranking(numbers: Sequence[jax.Array | int]) -> jax.Array:
+        sums: list[jax.Array | int] = [0] * counts.size
+        for ranking, number in zip(rankings, numbers, strict=True):
+            sums[ranking] += number
+        return jnp.stack([jnp.asarray(each, jnp.int32) for each in sums])
+
+    def hits(masks: Sequence[jax.Array]) -> jax.Array:
+        return per_ranking([jnp.sum(mask, dtype=jnp.int32) for mask in masks])
+
+    totals = [0] * counts.size
+    starts = []
+    for ranking, array in zip(rankings, arrays, strict=True):
+        starts.append(totals[ranking])
+        totals[ranking] += array.size
+    if max(totals, default=0) > MAX_RANKED:
         raise ValueError(
-            f"{total} scores ranked together, at most {MAX_RANKED} are allowed: "
+            f"{max(totals)} scores ranked together, at most {MAX_RANKED} are allowed: "
             "use a distribution that ranks within each tensor (uniform, erk)"
         )
     bits = [_ordered_bits(array) for array in arrays]
     if among is not None:
         # Below every threshold, all of which are non-negative.
         bits = [jnp.where(mask, b, -1) for b, mask in zip(bits, among, strict=True)]
-    eligible = total if among is None else sum(_count(mask) for mask in among)
-    count = jnp.clip(jnp.asarray(count, jnp.int32), 0, eligible)
+    eligible = jnp.array(totals, jnp.int32) if among is None else hits(among)
+    counts = jnp.clip(counts, 0, eligible)
 
-    def decide_bit(i: jax.Array, threshold: jax.Array) -> jax.Array:
-        candidate = threshold | (jnp.int32(1) << (30 - i))
-        enough = sum(_count(b >= candidate) for b in bits) >= count
-        return jnp.where(enough, candidate, threshold)
+    def decide_bit(i: jax.Array, thresholds: jax.Array) -> jax.Array:
+        candidates = thresholds | (jnp.int32(1) << (30 - i))
+        found = hits([b >= candidates[r] for b, r in zip(bits, rankings, strict=True)])
+        return jnp.where(found >= counts, candidates, thresholds)
 
-    threshold = jax.lax.fori_loop(0, 31, decide_bit, jnp.int32(0))
-    wanted = count - sum(_count(b > threshold) for b in bits)  # of those equal to the threshold
-    masks = []
-    for b in bits:
-        ties = b == threshold
-        taken = jnp.clip(wanted, 0, _count(ties))
-        masks.append((b > threshold) | _first(ties, taken))
-        wanted = wanted - taken
-    return masks
+    thresholds = jax.lax.fori_loop(0, 31, decide_bit, jnp.zeros_like(counts))
+    above = [b > thresholds[r] for b, r in zip(bits, rankings, strict=True)]
+    ties = [b == thresholds[r] for b, r in zip(bits, rankings, strict=True)]
+
+    def before(ends: jax.Array) -> list[jax.Array]:
+        each = zip(ties, starts, rankings, strict=True)
+        return [tie & (_places(tie.shape, start) < ends[r]) for tie, start, r in each]
+
+    # Of those equal to the threshold the first `wanted`: bisection for the smallest end with as
+    # many before it. Where all are wanted, the common case for real scores, there is nothing to
+    # look for and no pass over the arrays.
+    wanted = counts - hits(above)
+    whole = jnp.array(totals, jnp.int32)
+    low = jnp.where(wanted == hits(ties), whole, 0)
+
+    def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = hits(before(middle)) >= wanted
+        return jnp.where(enough, low, jnp.minimum(middle + 1, high)), jnp.where(
+            enough, middle, high
+        )
+
+    ends, _ = jax.lax.while_loop(lambda b: (b[0] < b[1]).any(), halve, (low, whole))
+    return [a | b for a, b in zip(above, before(ends), strict=True)]
 
 
 def _ordered_bits(array: jax.Array) -> jax.Array:
@@ -71,28 +125,10 @@ def _ordered_bits(array: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(values, jnp.int32)
 
 
-def _count(mask: jax.Array) -> jax.Array:
-    return jnp.sum(mask, dtype=jnp.int32)
-
-
-def _first(mask: jax.Array, count: jax.Array) -> jax.Array:
-    """The first `count` (at most all) True entries of a mask in row-major order."""
-    position = jnp.zeros(mask.shape, jnp.int32)
-    for axis in range(mask.ndim):
-        stride = math.prod(mask.shape[axis + 1 :])
-        position += jax.lax.broadcasted_iota(jnp.int32, mask.shape, axis) * stride
-
-    # Bisection for the smallest end with `count` True entries before it. Nothing to look for, and
-    # no pass over the array, unless some but not all are wanted: the common case for real scores.
-    some = (count > 0) & (count < _count(mask))
-    low = jnp.where(some | (count == 0), 0, mask.size)
-    high = jnp.where(count == 0, 0, mask.size)
-
-    def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        enough = _count(mask & (position < middle)) >= count
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
-
-    end, _ = jax.lax.while_loop(lambda b: b[0] < b[1], halve, (low, high))
-    return mask & (position < end)
+def _places(shape: tuple[int, ...], start: int) -> jax.Array:
+    """The row-major number of each entry, from `start`."""
+    place = jnp.full(shape, start, jnp.int32)
+    for axis in range(len(shape)):
+        stride = math.prod(shape[axis + 1 :])
+        place += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * stride
+    return place

@@ -110,15 +110,6 @@ def test_a_damaged_line_is_named(tmp_path):
         jsonl.read(tmp_path / logs.METRICS)
 
 
-def test_curves_are_thinned_from_the_last_value_backwards(tmp_path):
-    log_steps(tmp_path, "train", 0, 10)
-    records = jsonl.read(tmp_path / logs.METRICS)
-    assert jsonl.curves(records, "train", points=5)["train/loss"].steps == (2, 4, 6, 8, 10)
-    assert jsonl.curves(records, "train", points=4)["train/loss"].steps == (1, 4, 7, 10)
-    assert jsonl.curves(records, "train")["train/loss"].values == tuple(s / 8 for s in range(1, 11))
-    assert jsonl.curves(records, "finetune") == {}
-
-
 def test_tensorboard_reads_back_histograms_images_and_hparams(tmp_path, events):
     weights = {"dense": {"kernel": jnp.arange(6.0).reshape(2, 3), "empty": jnp.zeros((0,))}}
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)

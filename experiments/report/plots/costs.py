@@ -89,4 +89,4 @@ def _scale(axes: Axes, costs: Sequence[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(min(costs) / 2, max(costs) * 4)
     else:
-        axes.set_xlim(0, 1.25 * max(costs))
+        axes.set_xlim(0, 1.25 * max(costs) or 1)

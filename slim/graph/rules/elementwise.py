@@ -50,7 +50,7 @@ def each_alone(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
 
 
 def _convert(value: Any, eqn: JaxprEqn) -> float:
-    return float(np.asarray(value).astype(eqn.params["new_dtype"]))
+    return float(np.real(np.asarray(value).astype(eqn.params["new_dtype"])))
 
 
 # What an operation makes of numbers; one that is not here is known only where `fold` says so.
@@ -80,6 +80,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "le": np.less_equal,
     "log": np.log,
     "log1p": np.log1p,
+    "log2": np.log2,
     "logistic": special.expit,
     "lt": np.less,
     "max": np.maximum,
@@ -87,7 +88,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mul": np.multiply,
     "ne": np.not_equal,
     "neg": np.negative,
+    "one_minus_square": lambda x: 1 - x * x,
     "pow": np.power,
+    "real": np.positive,
     "reduce_precision": np.positive,
     "rem": np.fmod,
     "round": np.round,

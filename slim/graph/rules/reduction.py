@@ -36,13 +36,18 @@ def _result(name: str, value: float, neutral: float) -> bool:
 
 
 def reduced(removed: Removed, step: Step, known: list[Known]) -> list[Known]:
-    """Exact where the removed entries are the reduction's neutral number; otherwise frozen."""
+    """Exact where the removed entries are the reduction's neutral number.
+
+    A sum is corrected for other entries where they can be computed; what is left is frozen.
+    """
     name = step.eqn.primitive.name
     neutral = primitives.REDUCTIONS[name]
     gone = _axes(step.eqn)
     for d in gone:
         for leaf in removed.alive(step.ins[0][d]):
-            if known[0].get(d, leaf) != neutral:
+            if known[0].get(d, leaf) == neutral:
+                continue
+            if name != "reduce_sum" or not removed.correct(d, leaf):
                 removed.forbid(leaf, "it would lose removed entries that are not neutral to it")
     left = [d for d in range(len(step.ins[0])) if d not in gone]
     at = {
@@ -58,10 +63,10 @@ def reduced(removed: Removed, step: Step, known: list[Known]) -> list[Known]:
 
 def frozen_drop(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
     """The reduced axes are frozen, then go."""
-    for dims in ins:
-        flow.freeze((dims[d] for d in _axes(eqn) if d < len(dims)), "it may pick any entry")
-    for dims in ins[1 : len(eqn.outvars)]:
-        flow.unify_all(ins[0], dims)
+    operands = ins[: len(eqn.outvars)]
+    for dims in operands[1:]:
+        flow.unify_all(operands[0], dims)
+    flow.freeze((operands[0][d] for d in _axes(eqn)), "it may pick any entry")
     return dropped(flow, eqn, ins)
 
 
@@ -167,6 +172,7 @@ RULES = {
     **{name: Rule(dropped, reduced, unchanged) for name in primitives.REDUCTIONS},
     "argmax": Rule(frozen_drop, unknown, unchanged),
     "argmin": Rule(frozen_drop, unknown, unchanged),
+    "reduce": Rule(frozen_drop, unknown, unchanged),
     **{name: Rule(running_axes, running, unchanged) for name in primitives.CUMULATIVE},
     "sort": Rule(sort_axes, sort_removed, unchanged),
     "top_k": Rule(top_k_axes, top_k_removed, unchanged),

@@ -24,6 +24,18 @@ Dims = tuple[Axis, ...]
 Leaf = Axis
 
 
+class Correction(NamedTuple):
+    """How to make up, in the result of a sum, for what removed entries would have added.
+
+    Attributes:
+        dim: the dimension of the operand that is corrected for.
+        add: the corrected result from what is kept, the values at hand and the small result.
+    """
+
+    dim: int
+    add: Callable[["Kept", Callable[[Any], Any], Any], Any]
+
+
 @dataclass
 class Scope:
     """The axes of one run of one jaxpr.
@@ -33,12 +45,14 @@ class Scope:
         consts: the values of its `constvars`.
         dims: the axes of each variable.
         inner: by equation index, the scopes of the jaxprs inside that equation.
+        corrections: by equation index, what pass two found to make up for.
     """
 
     jaxpr: Jaxpr
     consts: tuple[Any, ...]
     dims: dict[Var, Dims] = field(default_factory=dict)
     inner: dict[int, tuple["Scope", ...]] = field(default_factory=dict)
+    corrections: dict[int, tuple[Correction, ...]] = field(default_factory=dict)
 
     def of(self, operand: Any) -> Dims:
         """The axes of an operand; fresh ones for a literal."""
@@ -162,10 +176,13 @@ class Removed:
         eqn: JaxprEqn,
         prunable: frozenset[Leaf],
         enter: Callable[[Scope, Sequence[Known]], list[Known]],
+        correct: Callable[["Removed", int, Leaf], Correction | None],
     ) -> None:
         self.eqn = eqn
         self.enter = enter
+        self.corrections: tuple[Correction, ...] = ()
         self._prunable = prunable
+        self._correct = correct
 
     def alive(self, axis: Axis) -> list[Leaf]:
         """The atoms of `axis` that a plan may cut, each once."""
@@ -178,6 +195,15 @@ class Removed:
     def places(self, dims: Dims) -> list[tuple[int, Leaf]]:
         """The (dimension, atom) pairs of a value that a plan may cut."""
         return [(d, leaf) for d, axis in enumerate(dims) for leaf in self.alive(axis)]
+
+    def correct(self, dim: int, leaf: Leaf) -> bool:
+        """Have the equation, a sum, corrected for removing `leaf` along `dim`, if that can be."""
+        if any(other.dim != dim for other in self.corrections):
+            return False
+        found = self._correct(self, dim, leaf)
+        if found is not None:
+            self.corrections += (found,)
+        return found is not None
 
     def forbid(self, leaf: Leaf, text: str) -> None:
         """Freeze an atom because its removal would change kept entries."""

@@ -127,6 +127,13 @@ def stack_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
     return [(*ins[0][:d], flow.frozen(len(ins), "it counts what is stacked"), *ins[0][d:])]
 
 
+def unstack_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
+    """The stacking dimension is taken apart."""
+    d = eqn.params["axis"]
+    flow.freeze([ins[0][d]], "each of its entries goes its own way")
+    return [(*ins[0][:d], *ins[0][d + 1 :]) for _ in eqn.outvars]
+
+
 def part(flow: Flow, axis: Axis, start: int, stop: int, where: str) -> Axis:
     """The indices `start` to `stop` of an axis, as an axis; frozen where it cannot be split."""
     if (start, stop) == (0, axis.size):
@@ -185,7 +192,8 @@ def slice_replay(resize: Resize, step: Step, args: list[Any]) -> list[Any]:
     for axis, out, start, stride in zip(
         step.ins[0], step.outs[0], step.params["start_indices"], strides, strict=True
     ):
-        first = resize.kept.below(axis, int(start))
+        # With a stride the start lies within the first entry, whichever entry that now is.
+        first = int(start) if stride > 1 else resize.kept.below(axis, int(start))
         starts.append(first)
         limits.append(first + (resize.kept.size(out) - 1) * stride + 1)
     return bind(step.eqn, args, start_indices=tuple(starts), limit_indices=tuple(limits))
@@ -288,9 +296,11 @@ RULES = {
     "rev": Rule(rev_axes, carried, unchanged),
     "concatenate": Rule(concatenate_axes, concatenated, unchanged),
     "stack": Rule(stack_axes, carried, unchanged),
+    "unstack": Rule(unstack_axes, carried, unchanged),
     "split": Rule(split_axes, carried, split_replay),
     "slice": Rule(slice_axes, carried, slice_replay),
     "pad": Rule(pad_axes, padded, pad_replay),
     "tile": Rule(tile_axes, carried, tile_replay),
     "iota": Rule(iota_axes, unknown, iota_replay),
+    "empty": Rule(iota_axes, unknown, broadcast_replay),
 }

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.prune.ranking import keep_largest
+from slim.prune.ranking import keep_largest_of_each
 from slim.prune.ratio import check_keep, kept_count
 
 
@@ -19,10 +19,9 @@ def erk(
     """Of each tensor the highest scores, at its Erdos-Renyi-Kernel density."""
     check_keep(keep)
     densities = erk_densities(shapes, keep)
-    return {
-        path: keep_largest([values], kept_count(densities[path], values.size))[0]
-        for path, values in scores.items()
-    }
+    counts = [kept_count(densities[path], values.size) for path, values in scores.items()]
+    masks = keep_largest_of_each(list(scores.values()), counts)
+    return dict(zip(scores, masks, strict=True))
 
 
 def erk_densities(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
-from slim.prune.ranking import keep_largest
+from slim.prune.ranking import keep_largest, keep_largest_of_each
 from slim.prune.ratio import check_keep, kept_count
 
 
@@ -16,10 +16,9 @@ def uniform(
     """The round(keep * n) highest of each tensor's n scores."""
     del shapes
     check_keep(keep)
-    return {
-        path: keep_largest([values], kept_count(keep, values.size))[0]
-        for path, values in scores.items()
-    }
+    counts = [kept_count(keep, values.size) for values in scores.values()]
+    masks = keep_largest_of_each(list(scores.values()), counts)
+    return dict(zip(scores, masks, strict=True))
 
 
 def global_(

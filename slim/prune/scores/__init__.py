@@ -2,6 +2,7 @@
 
 from slim.prune.scores.activation import apoz, wanda
 from slim.prune.scores.gradient import fisher, gradient_norm, layer_sensitive, taylor
+from slim.prune.scores.groups import score_groups
 from slim.prune.scores.magnitude import l1, l2, lamp, random
 from slim.prune.scores.score import Score, score_weights
 from slim.prune.scores.unit import fpgm, norm_scale
@@ -24,4 +25,4 @@ SCORES: dict[str, Score] = {
     )
 }
 
-__all__ = ["SCORES", "Score", "score_weights"]
+__all__ = ["SCORES", "Score", "score_groups", "score_weights"]

@@ -16,7 +16,7 @@ the distribution `per_output`."""
 apoz = Score(
     name="apoz",
     needs=("zero_fractions",),
-    # The mean over the tensors that make the unit: sum of shares, and how many were summed.
+    # The mean over the tensors that take the unit in: sum of shares, and how many were summed.
     terms=lambda leaf: (
         (1 - leaf["zero_fractions"]).mean(axis=1),
         jnp.ones(leaf.weight.shape[0], jnp.float32),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from slim import paths
-from slim.graph.groups import Group, Member
+from slim.graph import Group, Member
 from slim.prune.evidence import Evidence, Leaf, leaves
 from slim.prune.normalisations import Normalisation, none
 from slim.prune.scores.score import Score, check_finite
@@ -47,8 +47,7 @@ def score_groups(
     def rated(member: Member) -> bool:
         if member.path not in weights or not score.counts(member.path, weights[member.path]):
             return False
-        # Evidence of size 1 along the group's axis tells its units nothing of one another, but
-        # the sums of a product with the weights still do: only zero fractions stand for themselves.
+        # Zero fractions are of a kernel's inputs: of the units that it makes they tell nothing.
         if "zero_fractions" in score.needs:
             return member.path in trees[0] and trees[0][member.path].shape[member.dim] > 1
         return all(member.path in tree for tree in trees)
@@ -64,12 +63,19 @@ def score_groups(
             )
     chosen = dict.fromkeys(m.path for each in members.values() for m in each)
     known = leaves(evidence, chosen, needs=score.needs, by=score.name)
-    scores = {}
-    for name, each in members.items():
-        terms = [score.terms(_by_unit(known[member.path], member)) for member in each]
-        values = score.finish(*(sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)))
+
+    def rate(known: dict[str, Leaf]) -> dict[str, jax.Array]:
+        scores = {}
+        for name, each in members.items():
+            terms = [score.terms(_by_unit(known[member.path], member)) for member in each]
+            sums = [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
+            scores[name] = normalisation(score.finish(*sums))
+        return scores
+
+    # One program for all groups: their many small operations would each be compiled alone.
+    scores = jax.jit(rate)(known)
+    for name, values in scores.items():
         check_finite(values, f"score {score.name!r} of group {name!r}")
-        scores[name] = normalisation(values)
     return scores
 
 

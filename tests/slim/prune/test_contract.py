@@ -29,20 +29,23 @@ KEEPS = (0.5, 0.7, 1.0)
 
 
 def evidence(seed=0, dtype=jnp.float32):
-    def tree(offset, draw):
-        keys = jax.random.split(jax.random.key(seed + offset), len(SHAPES))
-        return {p: draw(k, s) for k, (p, s) in zip(keys, SHAPES.items(), strict=True)}
+    rng = np.random.default_rng(seed)
 
-    def weights(key, shape):
+    def weights():
         # Layers of unlike scale, as in a network.
-        return (jax.random.normal(key, shape) / math.sqrt(shape[-1])).astype(dtype)
+        return {
+            p: jnp.asarray(rng.normal(size=s) / math.sqrt(s[-1]), dtype) for p, s in SHAPES.items()
+        }
+
+    def positive(shape_of):
+        return {p: jnp.asarray(rng.uniform(size=shape_of(s)), dtype) for p, s in SHAPES.items()}
 
     return Evidence(
-        params=tree(0, weights),
-        grads=tree(1, weights),
-        squared_grads=tree(2, jax.random.uniform),
-        input_norms=tree(3, lambda k, s: jax.random.uniform(k, (s[-2], 1))),
-        zero_fractions=tree(4, lambda k, s: jax.random.uniform(k, (1, s[-1]))),
+        params=weights(),
+        grads=weights(),
+        squared_grads=positive(lambda shape: shape),
+        input_norms=positive(lambda shape: (shape[-2], 1)),
+        zero_fractions=positive(lambda shape: (shape[-2], 1)),
         key=jax.random.key(seed),
     )
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slim.prune.ranking import MAX_RANKED, keep_largest
+from slim.prune.ranking import MAX_RANKED, keep_largest, keep_largest_of_each
 from slim.prune.ratio import check_keep, kept_count
 
 # Few distinct values, so that ties abound; -0.0 and subnormals have odd bits.
@@ -31,6 +31,27 @@ def test_equals_a_stable_sort(values, count):
 
 
 jitted_keep_largest = jax.jit(keep_largest)
+jitted_of_each = jax.jit(keep_largest_of_each)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(VALUES, min_size=12, max_size=12), st.integers(0, 6), st.integers(0, 6))
+def test_each_equals_a_stable_sort(values, first, second):
+    flat = np.array(values, np.float32)
+    arrays = [flat[:6].reshape(2, 3), flat[6:]]
+    masks = jitted_of_each(arrays, [first, second])
+    for array, count, mask in zip(arrays, (first, second), masks, strict=True):
+        np.testing.assert_array_equal(mask, by_sorting([array], count)[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(VALUES, min_size=6, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_only_the_eligible_are_kept(values, eligible):
+    (mask,) = jitted_keep_largest([np.array(values, np.float32)], 3, [np.array(eligible)])
+    where = np.flatnonzero(eligible)
+    expected = np.zeros(6, bool)
+    expected[where] = by_sorting([np.array(values, np.float32)[where]], 3)[0]
+    np.testing.assert_array_equal(mask, expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])

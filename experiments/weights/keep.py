@@ -1,0 +1,60 @@
+r"""Keeps the network of a finished run as one safetensors file, for other recipes to start from.
+
+    python -m experiments.weights.keep --workdir=runs/fashion_resnet20 --stage=train \
+        --file=experiments/baselines/fashion_resnet20.safetensors
+
+The file's metadata say where it came from: the command, the resolved recipe and the stage's
+measures. The stage `load` reads it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+from absl import app, flags
+
+from experiments import report
+from experiments.schema import unknown_name
+from experiments.weights import safetensors_store
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.", required=True)
+_STAGE = flags.DEFINE_string("stage", None, "Whose network to keep.", required=True)
+_FILE = flags.DEFINE_string("file", None, "Where to.", required=True)
+
+
+def keep(workdir: Path, stage: str, file: Path) -> None:
+    """Writes the network that `stage` of the run in `workdir` left.
+
+    Raises:
+        ConfigError: the report has no such stage.
+        ValueError: there is no report, or the stage left no network.
+    """
+    found = report.read(workdir / "report.json")
+    entries = {entry.name: entry for entry in found.stages}
+    if stage not in entries:
+        raise unknown_name("--stage", stage, entries)
+    entry = entries[stage]
+    if entry.checkpoint is None or entry.measures is None:
+        raise ValueError(f"--stage={stage}: it left no measured network")
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore((workdir / entry.checkpoint).absolute())
+    metadata = {
+        "command": found.command,
+        "stage": stage,
+        "recipe": found.recipe,
+        "machine": found.machine.model_dump(mode="json"),
+        "measures": {"top1": entry.measures.top1, "macro_f1": entry.measures.macro_f1},
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    safetensors_store.save(file, tree["variables"], metadata)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads the flags."""
+    del argv
+    keep(Path(_WORKDIR.value), _STAGE.value, Path(_FILE.value))
+    print(f"{_FILE.value}: {Path(_FILE.value).stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,97 @@
+"""Sites: the contractions of a graph with the parameters that feed them.
+
+What quantization works on: a site is a `dot_general`, convolution or ragged product, wherever it
+is (inside scans and remats too), and the parameter behind each operand, seen through casts and
+changes of layout.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jax.extend.core import Jaxpr, JaxprEqn
+
+from slim.graph.cost import CONTRACTIONS
+from slim.graph.inner import CALLS, inner_jaxprs
+from slim.graph.origins import Origins
+from slim.graph.trace import Graph, source_line
+
+
+@dataclass(frozen=True)
+class Site:
+    """One contraction.
+
+    Attributes:
+        name: the path of the parameter that feeds it, or of both joined by ` + `; where none
+            does, the primitive and its source line. The second use of a name ends in `#2`.
+        primitive: the primitive's name.
+        operands: for each operand, the path of the parameter that it is, or None for data.
+        contracted: for each of the two operands, the dimensions that are summed over; for a
+            convolution the channels and the window.
+        address: where the equation is: its index in the jaxpr, then, for each jaxpr it is
+            nested in, that jaxpr's place among its equation's and the index in it.
+        source: the line of user code.
+    """
+
+    name: str
+    primitive: str
+    operands: tuple[str | None, ...]
+    contracted: tuple[tuple[int, ...], tuple[int, ...]]
+    address: tuple[int, ...]
+    source: str
+
+
+def sites(graph: Graph) -> tuple[Site, ...]:
+    """The contractions of a graph in program order.
+
+    >>> import jax
+    >>> from slim.graph import trace
+    >>> shape = jax.ShapeDtypeStruct
+    >>> params = {"dense": {"kernel": shape((3, 4), "float32")}}
+    >>> graph = trace(lambda p, x: x @ p["dense"]["kernel"].T.T, params, shape((2, 3), "float32"))
+    >>> [(site.name, site.operands, site.contracted) for site in sites(graph)]
+    [('dense/kernel', (None, 'dense/kernel'), ((1,), (0,)))]
+    """
+    found = []
+    seen: Counter[str] = Counter()
+    for address, eqn, origins in _contractions(graph.jaxpr.jaxpr, Origins.of(graph), ()):
+        source, primitive = source_line(eqn), eqn.primitive.name
+        name = " + ".join(origins.feeding(eqn)) or f"{primitive} at {source}"
+        seen[name] += 1
+        found.append(
+            Site(
+                name if seen[name] == 1 else f"{name}#{seen[name]}",
+                primitive,
+                tuple(origins[operand] for operand in eqn.invars),
+                contracted(eqn),
+                address,
+                source,
+            )
+        )
+    return tuple(found)
+
+
+def contracted(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The dimensions of each of a contraction's two operands that are summed over."""
+    if eqn.primitive.name == "dot_general":
+        (lhs, rhs), _ = eqn.params["dimension_numbers"]
+        return tuple(lhs), tuple(rhs)
+    if eqn.primitive.name == "conv_general_dilated":
+        numbers = eqn.params["dimension_numbers"]
+        return tuple(numbers.lhs_spec[1:]), tuple(numbers.rhs_spec[1:])
+    (lhs, rhs), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    return tuple(lhs), tuple(rhs)
+
+
+def _contractions(
+    jaxpr: Jaxpr, origins: Origins, prefix: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], JaxprEqn, Origins]]:
+    for i, eqn in enumerate(jaxpr.eqns):
+        if eqn.primitive.name in CONTRACTIONS:
+            yield (*prefix, i), eqn, origins
+        for j, inner in enumerate(inner_jaxprs(eqn)):
+            inside = origins.enter(eqn, inner)
+            yield from _contractions(inner.jaxpr, inside, (*prefix, i, j))
+            if eqn.primitive.name in CALLS:
+                origins.leave(eqn, inner, inside)
+        origins.pass_on(eqn)

@@ -1,0 +1,245 @@
+"""Depth: whole residual blocks, found in the traced program and left out of it.
+
+A residual block is an addition `x + f(x)` whose branch f has parameters that nothing else uses;
+without the block, x stands in its place. Blocks inside a scan, a remat or a `cond` are not looked
+for.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+from slim import paths
+from slim.graph import Graph, trace
+from slim.graph.rules.rule import bind, shape_of
+from slim.graph.trace import abstract, is_array
+from slim.prune.evidence import is_kernel
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual branch that may be left out.
+
+    Attributes:
+        name: the path of its first kernel, by which it is known in every graph of the model.
+        params: the paths of the parameters that nothing else uses.
+    """
+
+    name: str
+    params: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    block: Block
+    skip: Any
+    result: Var
+
+
+def residual_blocks(graph: Graph) -> tuple[Block, ...]:
+    """The residual blocks of a function, in program order.
+
+    >>> import jax.numpy as jnp
+    >>> def fn(p, x):
+    ...     x = x + jnp.tanh(x @ p["a"])
+    ...     return (x + jnp.tanh(x @ p["b"])) @ p["head"]
+    >>> w = jnp.ones((2, 2))
+    >>> [block.name for block in residual_blocks(trace(fn, {"a": w, "b": w, "head": w}, w))]
+    ['a', 'b']
+    """
+    return tuple(found.block for found in _find(_flat(graph)))
+
+
+def drop_blocks(graph: Graph, names: Collection[str]) -> Callable[..., Any]:
+    """The function of `graph` without the named blocks, for parameters from `drop_params`.
+
+    As with `slim.graph.replay`, `graph` may be of a training loss, and inputs may have other
+    shapes. New values of dropped parameters (batch statistics) are None in the output.
+
+    Raises:
+        ValueError: no block has such a name.
+    """
+    programs: dict[Any, Callable[..., Any]] = {}
+
+    def key(inputs: Any) -> Any:
+        leaves, tree = jax.tree.flatten(abstract(inputs))
+        return tree, tuple(leaves)
+
+    programs[key((graph.inputs, graph.kwargs))] = _without(graph, names)
+
+    def small(params: PyTree, *inputs: Any, **kwargs: Any) -> Any:
+        this = key((inputs, kwargs))
+        if this not in programs:
+            other = trace(graph.fn, graph.params, *inputs, **kwargs)
+            programs[this] = _without(other, names)
+        arrays = [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if is_array(leaf)]
+        return programs[this](paths.flatten(params), arrays)
+
+    return small
+
+
+def drop_params(blocks: Collection[Block], tree: PyTree) -> PyTree:
+    """`tree` with None for each leaf that stands for a parameter of one of the blocks.
+
+    A leaf stands for the parameter whose path its own path ends in, so that optimizer states and
+    moving averages shrink alike.
+    """
+    dropped = {path for block in blocks for path in block.params}
+
+    def kept(path: str, leaf: Any) -> Any:
+        parts = path.split("/")
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        return None if any(ending in dropped for ending in endings) else leaf
+
+    return paths.map_with_path(kept, tree)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A graph with its calls inlined: the parameters' variables by path, and the outputs'."""
+
+    jaxpr: Jaxpr
+    consts: Sequence[Any]
+    params: Mapping[str, Var]
+    inputs: Sequence[Var]
+    outputs: Mapping[str, Any]
+    structure: Any
+
+    @property
+    def results(self) -> list[Any]:
+        """The outputs that are no parameter's new value."""
+        return [var for path, var in self.outputs.items() if self.updated(path) is None]
+
+    def updated(self, path: str) -> str | None:
+        """The parameter whose new value the output at `path` is."""
+        parts = path.split("/")
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next((ending for ending in endings if ending in self.params), None)
+
+
+_INLINED = {"jit", "pjit", "closed_call", "core_call"}
+
+
+def _flat(graph: Graph) -> _Program:
+    def run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+        values = {**dict(zip(jaxpr.constvars, consts, strict=True))}
+        values.update(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            ins = [v.val if isinstance(v, Literal) else values[v] for v in eqn.invars]
+            if eqn.primitive.name in _INLINED:
+                inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
+                outs = run(inner.jaxpr, inner.consts, ins)
+            else:
+                outs = bind(eqn, ins)
+            values.update(zip(eqn.outvars, outs, strict=True))
+        return [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
+
+    closed = graph.jaxpr
+    flat = jax.make_jaxpr(lambda *args: run(closed.jaxpr, closed.consts, args))(*closed.in_avals)
+    count = len(graph.param_shapes)
+    return _Program(
+        jaxpr=flat.jaxpr,
+        consts=flat.consts,
+        params=dict(zip(graph.param_shapes, flat.jaxpr.invars, strict=False)),
+        inputs=flat.jaxpr.invars[count:],
+        outputs=dict(zip(paths.flatten(graph.outputs), flat.jaxpr.outvars, strict=True)),
+        structure=jax.tree.structure(graph.outputs),
+    )
+
+
+def _needed(
+    jaxpr: Jaxpr, wanted: Sequence[Any], stop: Collection[Any], instead: Mapping[Any, Any]
+) -> tuple[list[JaxprEqn], set[Any]]:
+    """The equations that `wanted` needs, in order, and the variables that they read.
+
+    Nothing before a variable in `stop` is needed; a variable in `instead` is another one.
+    """
+    read: set[Any] = set()
+
+    def read_all(operands: Sequence[Any]) -> None:
+        for operand in operands:
+            while not isinstance(operand, Literal) and operand in instead:
+                operand = instead[operand]
+            if not isinstance(operand, Literal):
+                read.add(operand)
+
+    read_all(wanted)
+    equations = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(var in read and var not in stop for var in eqn.outvars):
+            equations.append(eqn)
+            read_all(eqn.invars)
+    return equations[::-1], read
+
+
+def _find(program: _Program) -> list[_Found]:
+    jaxpr = program.jaxpr
+    parameters = set(program.params.values())
+    _, all_read = _needed(jaxpr, program.results, (), {})
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name not in ("add", "add_any"):
+            continue
+        for skip, branch in (eqn.invars, eqn.invars[::-1]):
+            if isinstance(skip, Literal) or isinstance(branch, Literal) or skip in parameters:
+                continue
+            if shape_of(skip) != shape_of(branch):
+                continue
+            _, read = _needed(jaxpr, [branch], {skip}, {})
+            if skip not in read:
+                continue
+            # Parameters that the rest of the program uses as well stay.
+            result = eqn.outvars[0]
+            _, still = _needed(jaxpr, program.results, (), {result: skip})
+            own = [p for p, var in program.params.items() if var in all_read - still]
+            kernels = [path for path in own if is_kernel(path, program.params[path].aval)]
+            if kernels:
+                found.append(_Found(Block(kernels[0], tuple(own)), skip, result))
+            break
+    return found
+
+
+def _without(graph: Graph, names: Collection[str]) -> Callable[..., Any]:
+    program = _flat(graph)
+    known = {found.block.name: found for found in _find(program)}
+    for name in names:
+        if name not in known:
+            near = ", ".join(paths.nearest(name, known) or sorted(known)[:3])
+            raise ValueError(f"no residual block is named {name!r}; nearest: {near}")
+    instead = {known[name].result: known[name].skip for name in names}
+    dropped = {program.params[path] for name in names for path in known[name].block.params}
+
+    def lost(var: Any) -> bool:
+        return not dropped.isdisjoint(_needed(program.jaxpr, [var], (), instead)[1])
+
+    wanted = {
+        path: None if program.updated(path) is not None and lost(var) else var
+        for path, var in program.outputs.items()
+    }
+    present = [var for var in wanted.values() if var is not None]
+    equations, _ = _needed(program.jaxpr, present, (), instead)
+
+    def run(params: Mapping[str, Any], inputs: Sequence[Any]) -> Any:
+        values = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+        values.update({program.params[path]: leaf for path, leaf in params.items()})
+        values.update(zip(program.inputs, inputs, strict=True))
+
+        def read(operand: Any) -> Any:
+            if isinstance(operand, Literal):
+                return operand.val
+            while operand in instead:
+                operand = instead[operand]
+            return operand.val if isinstance(operand, Literal) else values[operand]
+
+        for eqn in equations:
+            outs = bind(eqn, [read(operand) for operand in eqn.invars])
+            values.update(zip(eqn.outvars, outs, strict=True))
+        results = [None if var is None else read(var) for var in wanted.values()]
+        return jax.tree.unflatten(program.structure, results)
+
+    return run

@@ -1,0 +1,139 @@
+"""Sensitivity: what each group costs the model when it alone is pruned."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from slim import paths
+from slim.graph import Graph, Plan, make_plan
+from slim.prune.ratio import check_keep
+from slim.prune.widths import GroupDistribution, Order, keep_highest
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One group pruned to one width, all others whole.
+
+    Attributes:
+        keep: share of the group's units that was asked for.
+        width: how many units that leaves.
+        metric: the model's.
+        estimate: the sum of the removed units' scores: for a score such as taylor or fisher, the
+            change of the loss that gradients foretell.
+    """
+
+    keep: float
+    width: int
+    metric: float
+    estimate: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A metric, higher better, against the keep ratio of each group.
+
+    Attributes:
+        baseline: the metric with nothing pruned.
+        curves: of each group, by name, points of falling width.
+    """
+
+    baseline: float
+    curves: Mapping[str, tuple[Point, ...]]
+
+    def to_json(self) -> str:
+        """The measurements as JSON, with a version."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Sensitivity":
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: not that, or another version's.
+        """
+        try:
+            fields = json.loads(text)
+            version, baseline = fields["version"], fields["baseline"]
+            curves = {
+                name: tuple(Point(**point) for point in points)
+                for name, points in fields["curves"].items()
+            }
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a sensitivity: {error!r}; write one with to_json") from error
+        if version != VERSION:
+            raise ValueError(f"the sensitivity has version {version!r}; this reads {VERSION}")
+        return cls(baseline, curves)
+
+
+def measure_sensitivity(
+    graph: Graph,
+    scores: Mapping[str, np.ndarray],
+    evaluate: Callable[[Plan], float],
+    *,
+    keeps: Sequence[float] = (0.9, 0.7, 0.5, 0.3, 0.1),
+) -> Sensitivity:
+    """Prune each group alone to each ratio, lowest scores first, and evaluate.
+
+    Args:
+        graph: the graph whose groups `scores` names.
+        scores: of the units of the groups to measure; see `score_groups`.
+        evaluate: plan -> metric, higher better. Evaluating `mask(plan, params)` keeps shapes and so
+            compiles once; it equals the shrunk model.
+        keeps: the ratios, each in (0, 1].
+
+    Raises:
+        ValueError: a ratio outside (0, 1]; a group that the graph has not, or may not cut.
+    """
+    for keep in keeps:
+        check_keep(keep)
+    values = {name: np.asarray(each) for name, each in scores.items()}
+    # Refuses wrong names and sizes at once; then the choice alone changes from plan to plan.
+    whole = make_plan(graph, {name: np.arange(each.size) for name, each in values.items()})
+    curves = {}
+    for name, each in values.items():
+        points = []
+        for keep in sorted(keeps, reverse=True):
+            width = max(1, round(keep * each.size))
+            kept = keep_highest({name: each}, {name: width})[name]
+            cut = {name: tuple(kept.tolist())} if width < each.size else {}
+            plan = replace(whole, keep=cut)
+            estimate = float(np.delete(each, kept).sum())
+            points.append(Point(keep, width, float(evaluate(plan)), estimate))
+        curves[name] = tuple(points)
+    return Sensitivity(float(evaluate(whole)), curves)
+
+
+def by_sensitivity(sensitivity: Sensitivity) -> GroupDistribution:
+    """A group distribution: first goes the unit whose removal should lower the metric least.
+
+    Between measured widths the metric's drop is interpolated. Below the smallest, it is infinite:
+    no group is cut further than was measured while another can be.
+
+    Raises:
+        ValueError: when applied to a group that was not measured.
+    """
+
+    def order(scores: Mapping[str, np.ndarray]) -> Order:
+        return {
+            name: _expected_drops(sensitivity, name, each.size) for name, each in scores.items()
+        }
+
+    return order
+
+
+def _expected_drops(sensitivity: Sensitivity, name: str, size: int) -> np.ndarray:
+    if name not in sensitivity.curves:
+        near = paths.nearest(name, sensitivity.curves) or sorted(sensitivity.curves)[:3]
+        raise ValueError(
+            f"the sensitivity of group {name!r} was not measured; nearest: {', '.join(near)}"
+        )
+    points = sensitivity.curves[name]
+    removed = [0, *(size - point.width for point in points)]
+    drops = [0.0, *(sensitivity.baseline - point.metric for point in points)]
+    # A metric that rises on the way is noise: a deeper cut is never better.
+    rising = np.maximum.accumulate(drops)
+    return np.interp(np.arange(1, size + 1), removed, rising, right=np.inf)

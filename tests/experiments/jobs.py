@@ -1,0 +1,115 @@
+"""Training jobs of milliseconds, in this process."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import mesh as meshes
+from experiments import network
+from experiments.data import augment
+from experiments.data.dataset import Dataset
+from experiments.data.info import DataInfo
+from experiments.data.sources import ArraySource
+from experiments.mesh import MeshConfig
+from experiments.precision import PRECISIONS
+from experiments.preemption import Preemption
+from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
+from slim import paths
+
+SIZE = 60  # images; with batches of 8 an epoch has 7.5 steps
+LABELS = 4
+
+
+def stripes() -> Dataset:
+    """Noise with a brighter stripe, whose place is the label: learnt in two epochs."""
+    random = np.random.default_rng(0)
+    labels = (np.arange(SIZE * 2) % LABELS).astype(np.int32)
+    images = random.integers(0, 160, (SIZE * 2, 8, 8, 1))
+    for image, label in zip(images, labels, strict=True):
+        image[:, 2 * label : 2 * label + 2] += 80
+    images = images.astype(np.uint8)
+    info = DataInfo(
+        name="stripes",
+        image_shape=(8, 8, 1),
+        num_classes=LABELS,
+        class_names=tuple("abcd"),
+        num_train=SIZE,
+        num_eval=SIZE,
+        mean=(0.5,),
+        std=(0.25,),
+        origin="made here",
+    )
+    return Dataset(
+        info=info,
+        train=ArraySource(images[:SIZE], labels[:SIZE]),
+        eval=ArraySource(images[SIZE:], labels[SIZE:]),
+        batch_size=8,
+        eval_batch_size=8,
+        fingerprint="stripes",
+    )
+
+
+def job(
+    directory: Path,
+    *,
+    model: dict[str, Any] | None = None,
+    precision: str = "float32",
+    devices: int = 1,
+    layout: MeshConfig | None = None,
+    changes: dict[str, Any] | None = None,
+    **config: Any,
+) -> Job:
+    """A job of 15 steps that saves every second one.
+
+    Args:
+        directory: where its files go.
+        model: another than the small network with dropout.
+        precision: by name.
+        devices: how many of this process's.
+        layout: of parameters over them.
+        changes: other fields of the `Job`.
+        **config: other fields of its `TrainConfig`.
+    """
+    dataset = stripes()
+    layout = layout or MeshConfig()
+    model = model or {"name": "mlp", "hidden": (16,), "dropout": 0.1}
+    fields: dict[str, Any] = {
+        "name": "train",
+        "directory": directory,
+        "network": network.build(model, dataset.info, PRECISIONS[precision]),
+        "dataset": dataset,
+        "augment": augment.build([]),
+        "config": TrainConfig(**{"epochs": 2.0, **config}),
+        "run": RunConfig(
+            checkpoint_epochs=0.25, checkpoint_seconds=0.0, log_steps=1, histogram_epochs=0.0
+        ),
+        "precision": PRECISIONS[precision],
+        "mesh": meshes.build(layout, jax.devices()[:devices]),
+        "layout": layout,
+        "seed": 7,
+    }
+    return Job(**{**fields, **(changes or {})})
+
+
+def trained(job: Job, preemption: Preemption | None = None) -> Outcome:
+    """Runs a job from the variables that all jobs of its network start from."""
+    return fit(job, job.network.init(jax.random.key(0)), preemption or Preemption())
+
+
+def flat(outcome: Outcome) -> dict[str, Any]:
+    """Everything that an outcome holds, by path."""
+    return paths.flatten({"variables": outcome.variables, "opt_state": outcome.opt_state})
+
+
+class StopAt(Preemption):
+    """Asks to stop at one step of a process."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._left = step
+
+    def reached(self) -> bool:
+        self._left -= 1
+        return self._left == 0

@@ -1,0 +1,144 @@
+"""A recipe runs to a report, and runs again only from where it changed."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import recipe, report, runner
+from experiments.preemption import Preempted, Preemption
+from experiments.schema import ConfigError
+from experiments.weights import keep, safetensors_store
+from slim import paths
+
+FIELDS = {
+    "name": "test",
+    "data": {"name": "digits", "batch_size": 64, "eval_batch_size": 64},
+    "model": {"name": "mlp", "hidden": (16,)},
+    "stages": ("train", "prune", "finetune", "evaluate"),
+    "train": {"epochs": 1, "lr": 0.05},
+    "prune": {"epochs": 0.5, "keep_ratio": 0.25, "updates": 3},
+    "finetune": {"epochs": 0.25},
+    "evaluate": {
+        "batch_size": 64,
+        "latency_rounds": 2,
+        "robustness_images": 64,
+        "attacks": ("fgsm",),
+        "epsilons": (8.0,),
+        "corruptions": ("contrast",),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+def run(workdir, **changes):
+    made = recipe.resolve({**FIELDS, **changes}, jax.device_count())
+    return runner.run(made, workdir, Preemption(), command="test", pages=workdir)
+
+
+@pytest.fixture(scope="module")
+def first(workdir):
+    return run(workdir)
+
+
+def test_the_report_has_a_row_for_every_model(first, workdir):
+    assert list(first.models) == ["train", "prune", "finetune"]
+    assert first.baseline == "train"
+    assert not any(stage.reused for stage in first.stages)
+    assert report.read(workdir / "report.json") == first
+    assert (workdir / "report.md").exists()
+
+
+def test_pruning_removes_what_it_says_and_fine_tuning_keeps_it_removed(first):
+    rows = first.models
+    kernels = rows["train"].parameters - 16 - 10  # all but the biases
+    for name in ("prune", "finetune"):
+        removed = rows["train"].nonzero_parameters - rows[name].nonzero_parameters
+        assert removed == pytest.approx(0.75 * kernels, abs=26)
+    assert rows["finetune"].nonzero_parameters == rows["prune"].nonzero_parameters
+
+
+def test_a_second_run_does_nothing_again(first, workdir):
+    again = run(workdir)
+    assert all(stage.reused for stage in again.stages)
+    assert again.models == first.models
+
+
+def test_a_run_that_changes_a_later_stage_reuses_the_earlier_ones(first, workdir):
+    changed = run(workdir, finetune={"epochs": 0.25, "lr": 0.001})
+    assert [s.name for s in changed.stages if s.reused] == ["train", "prune"]
+    assert changed.models["prune"].top1 == first.models["prune"].top1
+    assert changed.models["finetune"].loss != first.models["finetune"].loss
+
+
+def test_a_kept_network_can_be_loaded(first, workdir, tmp_path):
+    run(workdir)  # the report of the first recipe
+    file = tmp_path / "network.safetensors"
+    keep.keep(workdir, "finetune", file)
+    _, metadata = safetensors_store.load(file)
+    assert metadata["measures"]["top1"] == first.models["finetune"].top1
+    loaded = run(tmp_path / "run", stages=("load", "evaluate"), load={"file": str(file)})
+    assert loaded.models["load"].loss == pytest.approx(first.models["finetune"].loss, rel=1e-6)
+
+
+def test_a_network_of_another_model_is_refused(first, workdir, tmp_path):
+    file = tmp_path / "network.safetensors"
+    keep.keep(workdir, "train", file)
+    with pytest.raises(
+        ConfigError, match=r"load\.file.*has shape \(16, 10\), and \(24, 10\) in the rec"
+    ):
+        run(
+            tmp_path / "run",
+            stages=("load", "evaluate"),
+            load={"file": str(file)},
+            model={"name": "mlp", "hidden": (24,)},
+        )
+    with pytest.raises(ConfigError, match=r"load\.file = 'nothing': no such file"):
+        run(tmp_path / "run", stages=("load", "evaluate"), load={"file": "nothing"})
+
+
+def test_a_stop_between_stages_loses_nothing(first, workdir, monkeypatch):
+    preemption = Preemption()
+    answers = iter([False, True])
+    monkeypatch.setattr(preemption, "reached", lambda: next(answers))
+    made = recipe.resolve(FIELDS, jax.device_count())
+    with pytest.raises(Preempted, match="before prune"):
+        runner.run(made, workdir, preemption, command="test", pages=workdir)
+
+
+def test_a_damaged_result_is_made_again(first, workdir, caplog):
+    stage = next(stage for stage in first.stages if stage.name == "train")
+    model = workdir / stage.checkpoint
+    victim = max((f for f in model.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-7])
+    again = run(workdir)
+    assert "is damaged" in caplog.text
+    assert victim.name in caplog.text
+    assert [s.name for s in again.stages if not s.reused] == ["train"]
+
+
+def test_the_same_seed_gives_the_same_bits(first, workdir, tmp_path):
+    other = run(tmp_path)
+    for stage, again in zip(first.stages[:-1], other.stages[:-1], strict=True):
+        assert stage.key == again.key
+        before, after = (
+            paths.flatten(_variables(directory / stage.checkpoint))
+            for directory in (workdir, tmp_path)
+        )
+        assert before.keys() == after.keys()
+        for path, leaf in before.items():
+            np.testing.assert_array_equal(leaf, after[path])
+
+
+def _variables(checkpoint):
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(checkpoint.absolute())
+
+
+def test_a_recipe_without_evaluate_gives_no_report(workdir):
+    assert run(workdir, stages=("train",)) is None

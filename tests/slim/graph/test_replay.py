@@ -1,0 +1,266 @@
+"""Replay beyond the traced function: other functions, shapes, transforms, frameworks."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from slim.graph import groups, make_plan, mask, replay, shrink, trace
+from tests.slim.graph.exactness import assert_close, random_like, random_plan
+
+IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
+
+
+class Net(nn.Module):
+    """A convolutional network with everything that a training step has."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(8, (3, 3), name="conv")(x)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        x = nn.Dense(12, name="hidden")(x.mean((1, 2)))
+        return nn.Dense(3, name="head")(nn.relu(x))
+
+
+def net():
+    module = Net()
+    variables = jax.eval_shape(lambda k: module.init(k, jnp.zeros(IMAGES.shape), False), KEY)
+    return module, random_like(variables), random_like(IMAGES, seed=1)
+
+
+KEY = jax.random.key(0)
+LINEAR = {
+    "a": jnp.linspace(-1, 1, 30).reshape(3, 10),
+    "b": jnp.linspace(1, -1, 20).reshape(10, 2),
+}
+
+
+def evaluate(module):
+    return lambda v, x: module.apply(v, x, train=False)
+
+
+def test_the_training_loss_follows_the_plan_of_the_evaluation():
+    """Dropout and new batch statistics: a function that the plan was not made from."""
+    module, variables, images = net()
+
+    def loss(variables, x, key):
+        rngs = {"dropout": key}
+        logits, new = module.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+        return jnp.square(logits).mean(), new
+
+    plan = random_plan(trace(evaluate(module), variables, images))
+    small_loss = replay(trace(loss, variables, images, KEY), plan)
+    small = shrink(plan, variables)
+    step = jax.jit(jax.value_and_grad(small_loss, has_aux=True))
+    (value, new), grads = step(small, images, KEY)
+    assert np.isfinite(value)
+    chex.assert_trees_all_equal_shapes(grads, small)
+    chex.assert_trees_all_equal_shapes(new["batch_stats"], small["batch_stats"])
+
+    # Without dropout it is the masked function, new statistics included.
+    def without(variables, x):
+        return Net().apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+
+    with nn.intercept_methods(_no_dropout):
+        want = without(mask(plan, variables), images)
+        got = replay(trace(without, variables, images), plan)(small, images)
+    assert_close(got, shrink(plan, want), 1e-5)
+
+
+def _no_dropout(call, args, kwargs, context):
+    if isinstance(context.module, nn.Dropout):
+        return args[0]
+    return call(*args, **kwargs)
+
+
+def test_batch_statistics_do_not_freeze_their_parameters():
+    module, variables, images = net()
+
+    def train(variables, x):
+        rngs = {"dropout": KEY}
+        return module.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    sizes = [group.size for group in groups(trace(train, variables, images))]
+    assert sizes == [group.size for group in groups(trace(evaluate(module), variables, images))]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("size", [8, 12])
+def test_other_batch_and_image_sizes(batch, size):
+    """A mean over positions divides by how many there now are."""
+    module, variables, images = net()
+    graph = trace(evaluate(module), variables, images)
+    plan = random_plan(graph)
+    x = random_like(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32), seed=2)
+    got = replay(graph, plan)(shrink(plan, variables), x)
+    assert_close(got, evaluate(module)(mask(plan, variables), x), 1e-5)
+
+
+def test_under_vmap_scan_remat_and_hessian_vector_products():
+    params = {
+        "a": jnp.linspace(-1, 1, 30).reshape(3, 10),
+        "b": jnp.linspace(1, -1, 20).reshape(10, 2),
+    }
+
+    def fn(p, x):
+        return jnp.tanh(jax.nn.silu(x @ p["a"])) @ p["b"]
+
+    x = jnp.linspace(0, 1, 12).reshape(4, 3)
+    graph = trace(fn, params, x[0])
+    plan = random_plan(graph)
+    small, small_fn = shrink(plan, params), jax.checkpoint(replay(graph, plan))
+    want = fn(mask(plan, params), x)
+    over_rows = jax.vmap(small_fn, in_axes=(None, 0))(small, x)
+    scanned = jax.lax.scan(lambda _, row: (None, small_fn(small, row)), None, x)[1]
+    assert_close([over_rows, scanned], [want, want], 1e-5)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), small)
+    chex.assert_shape(jax.vmap(small_fn, in_axes=(0, None))(stacked, x[0]), (2, 2))
+
+    def curvature(f, p):
+        return jax.jvp(jax.grad(lambda p: f(p, x[0]).sum()), (p,), (p,))[1]
+
+    assert_close(curvature(small_fn, small), shrink(plan, curvature(fn, mask(plan, params))), 1e-5)
+
+
+def test_under_shard_map():
+    params = {
+        "a": jnp.linspace(-1, 1, 30).reshape(3, 10),
+        "b": jnp.linspace(1, -1, 20).reshape(10, 2),
+    }
+
+    def fn(p, x):
+        return jax.nn.relu(x @ p["a"]) @ p["b"]
+
+    x = jnp.linspace(0, 1, 48).reshape(16, 3)
+    graph = trace(fn, params, x)
+    plan = random_plan(graph)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, everywhere = jax.P("data"), jax.P()
+    sharded = jax.shard_map(
+        replay(graph, plan), mesh=mesh, in_specs=(everywhere, rows), out_specs=rows
+    )
+    assert_close(jax.jit(sharded)(shrink(plan, params), x), fn(mask(plan, params), x), 1e-5)
+
+
+def test_keyword_data_flags_and_dtypes():
+    params = {"a": jnp.ones((3, 8)), "b": jnp.ones((8, 2))}
+
+    def fn(p, x, *, scale, negate=False):
+        y = jax.nn.relu(x @ p["a"]) @ p["b"] * scale
+        return -y if negate else y
+
+    x = jnp.ones((4, 3))
+    graph = trace(fn, params, x, scale=jnp.ones(()))
+    plan = make_plan(graph, {"a:1": [0, 5]})
+    small_fn, small = replay(graph, plan), shrink(plan, params)
+    chex.assert_trees_all_close(small_fn(small, x, scale=jnp.ones(())), jnp.full((4, 2), 6.0))
+    got = small_fn(small, x, scale=jnp.full((), 2.0), negate=True)
+    chex.assert_trees_all_close(got, jnp.full((4, 2), -12.0))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (small, x, jnp.ones(())))
+    assert small_fn(half[0], half[1], scale=half[2]).dtype == jnp.bfloat16
+
+
+def test_linen_nnx_and_dicts_have_the_same_groups():
+    """One network, three frameworks."""
+
+    def plain(p, x):
+        x = jax.lax.conv_general_dilated(
+            x, p["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jax.nn.relu(x + p["conv"]["bias"]).mean((1, 2))
+        x = jax.nn.relu(x @ p["hidden"]["kernel"] + p["hidden"]["bias"])
+        return x @ p["head"]["kernel"] + p["head"]["bias"]
+
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(8, (3, 3), name="conv")(x)).mean((1, 2))
+            return nn.Dense(3, name="head")(nn.relu(nn.Dense(12, name="hidden")(x)))
+
+    class Nnx(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+            self.hidden = nnx.Linear(8, 12, rngs=rngs)
+            self.head = nnx.Linear(12, 3, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.relu(self.conv(x)).mean((1, 2))
+            return self.head(nnx.relu(self.hidden(x)))
+
+    linen = Linen()
+    variables = jax.eval_shape(linen.init, KEY, IMAGES)
+    structure, state = nnx.split(Nnx(nnx.Rngs(0)))
+    graphs = [
+        trace(plain, variables["params"], IMAGES),
+        trace(lambda p, x: linen.apply({"params": p}, x), variables["params"], IMAGES),
+        trace(lambda s, x: nnx.merge(structure, s)(x), state, IMAGES),
+    ]
+    described = [
+        [(g.name, g.size, [(m.path, m.dim) for m in g.members]) for g in groups(graph)]
+        for graph in graphs
+    ]
+    assert described[0] == described[1] == described[2]
+    assert [name for name, _, _ in described[0]] == ["conv/kernel:3", "hidden/kernel:1"]
+
+    plan = random_plan(graphs[2])
+    state = random_like(state)
+    x = random_like(IMAGES, seed=1)
+    want = graphs[2].fn(mask(plan, state), x)
+    assert_close(replay(graphs[2], plan)(shrink(plan, state), x), want, 1e-5)
+
+
+def test_training_goes_on_after_the_cut():
+    """The optimizer's state is cut by the plan; a masked step and a small step agree."""
+    module, variables, images = net()
+    variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    graph = trace(evaluate(module), variables, images)
+    plan = random_plan(graph)
+    tx = optax.sgd(1e-2, momentum=0.9)
+    state = tx.init(variables)
+    grads = jax.tree.map(lambda p: 0.1 + 0 * p, variables)
+    _, state = tx.update(grads, state, variables)
+
+    small, small_state = shrink(plan, variables), shrink(plan, state)
+    chex.assert_trees_all_equal_shapes(small_state, tx.init(small))
+
+    def loss(fn, variables):
+        return jnp.square(fn(variables, images)).mean()
+
+    full_grads = jax.grad(lambda v: loss(evaluate(module), v))(mask(plan, variables))
+    small_grads = jax.grad(lambda v: loss(replay(graph, plan), v))(small)
+    updates, _ = tx.update(small_grads, small_state, small)
+    full_updates, _ = tx.update(full_grads, state, mask(plan, variables))
+    assert_close(updates, shrink(plan, full_updates), 1e-4)
+
+
+def test_a_function_that_exposes_what_is_cut_gives_it_small():
+    params = {"a": jnp.ones((3, 8)), "b": jnp.ones((8, 2))}
+    x = jnp.ones((4, 3))
+    plan = make_plan(trace(lambda p, x: (x @ p["a"]) @ p["b"], params, x), {"a:1": [1, 2, 3]})
+    features = replay(trace(lambda p, x: x @ p["a"], params, x), plan)
+    chex.assert_shape(features(shrink(plan, params), x), (4, 3))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda p, x: jax.nn.softmax(x @ p["a"]) @ p["b"], "cuts 'a:1', .* reduce_max at test_re"),
+        (lambda p, x: (x @ p["a"] + jnp.arange(8.0) @ p["c"]) @ p["b"], "differently"),
+        (lambda p, x: (x @ p["a"]).reshape(-1, 2, 4).swapaxes(1, 2).sum(1), "index by index"),
+    ],
+)
+def test_a_function_that_the_plan_does_not_fit_is_refused(other, message):
+    params = {"a": jnp.ones((3, 8)), "b": jnp.ones((8, 2)), "c": jnp.ones((8, 8))}
+    x = jnp.ones((4, 3))
+
+    def fn(p, x):
+        return (x @ p["a"]) @ p["b"] + (jnp.ones((4, 8)) @ p["c"] * jnp.ones(8)).sum(-1)[:, None]
+
+    plan = make_plan(trace(fn, params, x), {"a:1": [1, 2, 7], "c:1": [0, 1]})
+    with pytest.raises(ValueError, match=message):
+        replay(trace(other, params, x), plan)
