@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -134,6 +135,22 @@ class Checkpointer:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except OSError as second:
+            if error is None:
+                raise
+            LOG.error("%s", second)  # what went wrong first is what ends the run
 
     def _newest(self) -> int:
         """The newest step whose seal is whole, -1 if there is none; damaged ones are set aside."""

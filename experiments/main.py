@@ -92,7 +92,8 @@ def _config() -> ConfigDict:
 
 
 def _config_file() -> Path:
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    # Without the arguments that follow a colon.
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
 
 
 def _overrides() -> dict[str, dict[str, Any]]:

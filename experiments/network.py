@@ -1,6 +1,8 @@
 """The model of a recipe as pure functions of its variables, the pixels' normalization inside."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from experiments.data.dataset import DataInfo
 from experiments.precision import Precision
 from experiments.schema import ConfigError
 from slim import models, paths
+from slim.graph import Graph, Plan, replay, shrink, trace
 
 PyTree = Any
 Variables = dict[str, PyTree]
@@ -49,6 +52,8 @@ class Network:
         mean: the training pixels' mean per channel.
         std: the training pixels' standard deviation per channel.
         storage: the parameters' type.
+        plans: the cuts that made it smaller than the module says, each of the network that the
+            one before it left; see `shrunk`.
     """
 
     module: nn.Module
@@ -56,15 +61,23 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     storage: Any = jnp.float32
+    plans: tuple[Plan, ...] = ()
 
     def init(self, key: jax.Array) -> Variables:
-        """Fresh variables."""
+        """Fresh variables, at the sizes that the plans left."""
         variables = dict(self.module.init(key, self._normalize(self._sample()), train=False))
-        return variables | {"params": _cast(variables["params"], self.storage)}
+        variables["params"] = _cast(variables["params"], self.storage)
+        for plan in self.plans:
+            variables = shrink(plan, variables)
+        return variables
 
     def abstract(self) -> Variables:
         """The variables' shapes and types, at no cost."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def shrunk(self, plans: Iterable[Plan]) -> "Network":
+        """The same network after further cuts."""
+        return dataclasses.replace(self, plans=(*self.plans, *plans))
 
     def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits in evaluation.
@@ -76,13 +89,42 @@ class Network:
         Returns:
             (batch, classes) float32.
         """
-        logits: Any = self.module.apply(_computed(variables), self._normalize(images), train=False)
+        logits: jax.Array = self._replayed("_predict")(variables, images)
         return logits
 
     def train(
         self, variables: Variables, images: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
         """Logits in training, and the collections that training changes (batch statistics)."""
+        result: tuple[jax.Array, Variables] = self._replayed("_train")(variables, images, key)
+        return result
+
+    def graph(self) -> Graph:
+        """The trace of `predict`, for one image."""
+        return trace(self.predict, self.abstract(), self._sample())
+
+    def _replayed(self, name: str) -> Callable[..., Any]:
+        """The module's function of that name, cut as the plans say."""
+        if name not in self._programs:
+            fn: Callable[..., Any] = getattr(self, name)
+            small = dataclasses.replace(self, plans=())
+            data = [self._sample()] + ([jax.random.key(0)] if name == "_train" else [])
+            for plan in self.plans:
+                fn = replay(trace(fn, small.abstract(), *data), plan)
+                small = small.shrunk([plan])
+            self._programs[name] = fn
+        return self._programs[name]
+
+    @cached_property
+    def _programs(self) -> dict[str, Callable[..., Any]]:
+        return {}
+
+    def _predict(self, variables: Variables, images: jax.Array) -> Any:
+        return self.module.apply(_computed(variables), self._normalize(images), train=False)
+
+    def _train(
+        self, variables: Variables, images: jax.Array, key: jax.Array
+    ) -> tuple[Any, Variables]:
         mutable = [name for name in variables if name != "params"]
         logits, changed = self.module.apply(
             _computed(variables),

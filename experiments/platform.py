@@ -1,8 +1,8 @@
 """What a run sets in JAX before its first computation: where compiled programs are kept.
 
-`python -m experiments.bench.cpu` is why nothing else is set: no XLA flag made a CPU train step
-faster by more than the noise of the same program timed against itself, while the second start of a
-program that was kept saves most of its compilation.
+`python -m experiments.bench.cpu` is why nothing else is set: it found no XLA flag that made a CPU
+train step faster by more than the noise of the same program timed against itself, while a second
+start that finds its programs compiled is much shorter.
 
 The cache is safe to lose and to share. Its keys hold JAX's version, the device, the CPU's features
 and XLA_FLAGS; entries are compressed with a checksum, so a file cut short by a kill or a full disk

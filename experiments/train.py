@@ -220,38 +220,37 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-    checkpointer = Checkpointer(job.directory / "checkpoints", job.run.keep_checkpoints)
-    rollbacks = 0
-    while True:
-        found = checkpointer.restore(abstract)
-        if found:
-            LOG.info("%s: going on from step %d/%d", job.name, found.step, job.total_steps)
-            state, progress = found.state, Progress(**found.progress)
-        else:
-            # Copies, because the state is donated and the caller may keep the variables.
-            state = jax.device_put(jax.tree.map(jnp.copy, fresh), shardings)
-            progress = Progress()
-        if rollbacks > progress.rollbacks:
-            progress.rollbacks = rollbacks
-            slower = optimizers.set_rate_scale(state.opt_state, 0.5**rollbacks)
-            state = jax.device_put(state._replace(opt_state=slower), shardings)
-        try:
-            state = _loop(job, step, state, progress, checkpointer, preemption)
-        except Diverged as diverged:
-            checkpointer.wait()
-            rollbacks = progress.rollbacks + 1
-            if job.config.on_nan == "stop" or rollbacks > MAX_ROLLBACKS:
-                raise
-            LOG.error("%s; rolling back, learning rate x %g", diverged, 0.5**rollbacks)
-            continue
-        steps = int(state.step)
-        if job.config.keep == "best":
-            best = checkpointer.restore_best(progress.best_step, abstract)
-            if best is None:
+    directory = job.directory / "checkpoints"
+    with Checkpointer(directory, job.run.keep_checkpoints) as checkpointer:
+        rollbacks = 0
+        while True:
+            found = checkpointer.restore(abstract)
+            if found:
+                LOG.info("%s: going on from step %d/%d", job.name, found.step, job.total_steps)
+                state, progress = found.state, Progress(**found.progress)
+            else:
+                # Copies, because the state is donated and the caller may keep the variables.
+                state = jax.device_put(jax.tree.map(jnp.copy, fresh), shardings)
+                progress = Progress()
+            if rollbacks > progress.rollbacks:
+                progress.rollbacks = rollbacks
+                slower = optimizers.set_rate_scale(state.opt_state, 0.5**rollbacks)
+                state = jax.device_put(state._replace(opt_state=slower), shardings)
+            try:
+                state = _loop(job, step, state, progress, checkpointer, preemption)
+            except Diverged as diverged:
+                rollbacks = progress.rollbacks + 1
+                if job.config.on_nan == "stop" or rollbacks > MAX_ROLLBACKS:
+                    raise
+                LOG.error("%s; rolling back, learning rate x %g", diverged, 0.5**rollbacks)
                 continue
-            state = best.state
-        break
-    checkpointer.close()
+            steps = int(state.step)
+            if job.config.keep == "best":
+                best = checkpointer.restore_best(progress.best_step, abstract)
+                if best is None:
+                    continue
+                state = best.state
+            break
     return Outcome(train_step.result(state), state.opt_state, steps, progress.seconds)
 
 

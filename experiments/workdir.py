@@ -25,6 +25,7 @@ from experiments.checkpoint import os_errors
 from experiments.measure import Measures
 from experiments.network import Network
 from experiments.stages.stage import Model, Result
+from slim.graph import Plan
 
 PyTree = Any
 
@@ -114,6 +115,7 @@ class Finished:
             "seconds": round(seconds, 3),
             "model": result.model is not None,
             "masks": result.model is not None and result.model.masks is not None,
+            "plans": [plan.to_json() for plan in result.model.plans] if result.model else [],
             "measures": [row.model_dump(mode="json") for row in result.measures],
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -140,13 +142,15 @@ class Finished:
         def place(leaf: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
-        variables = network.abstract()
+        record = self._read()
+        plans = tuple(Plan.from_json(text) for text in record["plans"])
+        variables = network.shrunk(plans).abstract()
         target = {"variables": jax.tree.map(place, variables)}
-        if self._read()["masks"]:
+        if record["masks"]:
             target["masks"] = jax.tree.map(lambda p: place(p, jnp.bool_), variables["params"])
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.restore(self._model, target)
-        return Model(tree["variables"], tree.get("masks"))
+        return Model(tree["variables"], tree.get("masks"), plans)
 
     def _read(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self._record.read_text())

@@ -1,8 +1,9 @@
 """What makes a CPU train step faster: XLA flags, threads, layouts, convolutions, dispatches, cache.
 
-`python -m experiments.bench.cpu` (about five minutes on two cores) trains ResNet-20 on one batch of
-128 images of 28x28x1 held in memory. Every variant is its own process, because XLA reads its flags
-once, and is timed in turn with a process of JAX's defaults. Its loss must be the default's.
+`python -m experiments.bench.cpu` (about six minutes on two quiet cores) trains ResNet-20 on one
+batch of 128 images of 28x28x1 held in memory. Every variant is its own process, because XLA reads
+its flags once, and is timed in turn with a process of JAX's defaults. Its loss must be the
+default's.
 
 Two things to read the table by. "default again" is the noise. And a convolution's gradient inside
 a loop (`lax.scan`, `fori_loop`) falls to XLA's naive code on CPU, because only the entry
@@ -175,10 +176,13 @@ def _convolutions(variant: Variant) -> Iterator[None]:
         return
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer: Any = context.module
+        layer = context.module
         if isinstance(layer, nn.Conv) and context.method_name == "__call__":
-            kernel = layer.get_variable("params", "kernel")
-            return convolve(args[0], kernel, layer.strides, layer.padding)
+            kernel: jax.Array = layer.get_variable("params", "kernel")
+            stride, pad = layer.strides, layer.padding
+            assert isinstance(stride, int)
+            assert isinstance(pad, int)
+            return convolve(args[0], kernel, stride, pad)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):

@@ -27,7 +27,7 @@ from experiments.data import sets
 from experiments.logs import METRICS, jsonl
 from experiments.network import pixels
 from experiments.preemption import Preemption
-from experiments.stages.stage import Context, make_job, train
+from experiments.stages.stage import Context, Model, make_job, train
 from experiments.train import Job, TrainConfig
 
 STEPS = 60
@@ -77,7 +77,7 @@ def trainer_rate(context: Context, config: TrainConfig) -> float:
     with tempfile.TemporaryDirectory() as directory:
         here = dataclasses.replace(context, directory=Path(directory))
         variables = jax.jit(context.network.init)(jax.random.key(0))
-        train(here, config.model_copy(update={"epochs": epochs}), variables)
+        train(here, config.model_copy(update={"epochs": epochs}), Model(variables))
         lines = [
             record
             for record in jsonl.read(Path(directory) / METRICS)

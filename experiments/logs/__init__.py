@@ -11,7 +11,8 @@ Only one process of a run writes; the others call the same methods and nothing h
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,12 +43,13 @@ class RunLog:
         self, directory: Path | str, stage: str, *, step: int = 0, enabled: bool = True
     ) -> None:
         self._stage, self._step, self._enabled = stage, step, enabled
+        self._directory = Path(directory)
         self._sinks: list[MetricsFile | EventFile] = []
         if enabled:
-            directory = Path(directory)
-            directory.mkdir(parents=True, exist_ok=True)
-            self._events = EventFile(directory / TENSORBOARD / stage, step)
-            self._sinks = [MetricsFile(directory / METRICS, stage, step), self._events]
+            with self._writing():
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._events = EventFile(self._directory / TENSORBOARD / stage, step)
+                self._sinks = [MetricsFile(self._directory / METRICS, stage, step), self._events]
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes scalars, given as numbers or arrays of one element, by name.
@@ -56,8 +58,9 @@ class RunLog:
         """
         if self._enabled:
             numbers = {name: float(value) for name, value in values.items()}
-            for sink in self._sinks:
-                sink.scalars(step, numbers)
+            with self._writing():
+                for sink in self._sinks:
+                    sink.scalars(step, numbers)
 
     def histograms(self, step: int, group: str, tree: Any) -> None:
         """Writes a histogram of each leaf of a pytree (weights, gradients) as `group/path`.
@@ -68,7 +71,8 @@ class RunLog:
             tree: arrays that this process can read in full.
         """
         if self._enabled:
-            self._events.histograms(step, group, tree)
+            with self._writing():
+                self._events.histograms(step, group, tree)
 
     def images(self, step: int, name: str, batch: Any) -> None:
         """Writes the first images of a batch `(batch, height, width, channels)` as one picture.
@@ -82,7 +86,8 @@ class RunLog:
             ValueError: `batch` does not have four dimensions.
         """
         if self._enabled:
-            self._events.images(step, name, batch)
+            with self._writing():
+                self._events.images(step, name, batch)
 
     def hparams(self, values: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
         """Writes hyperparameters, nested or flat, for TensorBoard's table of runs.
@@ -92,7 +97,8 @@ class RunLog:
             metrics: the names of the scalars to show beside them.
         """
         if self._enabled:
-            self._events.hparams(values, metrics)
+            with self._writing():
+                self._events.hparams(values, metrics)
 
     def progress(self, total: int) -> Progress:
         """A progress line on stderr from the step that this log goes on from to `total`."""
@@ -100,13 +106,23 @@ class RunLog:
 
     def flush(self) -> None:
         """Puts all that was logged so far on the disk."""
-        for sink in self._sinks:
-            sink.flush()
+        with self._writing():
+            for sink in self._sinks:
+                sink.flush()
 
     def close(self, *, succeeded: bool = True) -> None:
         """Flushes and closes the files; TensorBoard shows whether the stage succeeded."""
-        for sink in self._sinks:
-            sink.close(succeeded)
+        with self._writing():
+            for sink in self._sinks:
+                sink.close(succeeded)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The operating system says what is wrong, on a full disk; this adds where."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._directory)) from error
 
     def __enter__(self) -> "RunLog":
         return self

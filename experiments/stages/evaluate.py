@@ -9,9 +9,10 @@ from experiments.stages.stage import Context, Model, Result, Stage
 
 def run(context: Context, config: EvaluateConfig, model: Model | None) -> Result:
     """All models are measured by the same code, their latencies in turn."""
+    earlier = {name: load() for name, load in context.earlier.items()}
     models = [
-        Measured(name, context.network.predict, load().variables)
-        for name, load in context.earlier.items()
+        Measured(name, context.network.shrunk(each.plans).predict, each.variables)
+        for name, each in earlier.items()
     ]
     batches = context.dataset.eval_batches(config.batch_size)
     rows = measure(models, batches, config, put=partial(meshes.put_batch, mesh=context.mesh))

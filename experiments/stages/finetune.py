@@ -29,8 +29,8 @@ def run(context: Context, config: FinetuneConfig, model: Model | None) -> Result
         del steps
         return optimizer if masks is None else keep_masks(optimizer, masks)
 
-    outcome = train(context, config, model.variables, wrap)
-    return Result(Model(outcome.variables, masks), seconds=outcome.seconds)
+    outcome = train(context, config, model, wrap)
+    return Result(model._replace(variables=outcome.variables), seconds=outcome.seconds)
 
 
 STAGE = Stage(FinetuneConfig, run, needs_model=True)

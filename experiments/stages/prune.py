@@ -99,11 +99,12 @@ class PruneConfig(TrainConfig):
 def run(context: Context, config: PruneConfig, model: Model | None) -> Result:
     """Trains the model before it while its masks close."""
     assert model is not None
-    outcome = train(context, config, model.variables, config.wrap)
+    outcome = train(context, config, model, config.wrap)
     masks = find_masks(outcome.opt_state)
     # An average of weights still remembers those that were removed.
     params = apply_masks(masks, outcome.variables["params"])
-    return Result(Model(outcome.variables | {"params": params}, masks), seconds=outcome.seconds)
+    pruned = model._replace(variables=outcome.variables | {"params": params}, masks=masks)
+    return Result(pruned, seconds=outcome.seconds)
 
 
 STAGE = Stage(PruneConfig, run, needs_model=True)

@@ -19,6 +19,7 @@ from experiments.precision import Precision
 from experiments.preemption import Preemption
 from experiments.schema import Schema
 from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
+from slim.graph import Plan
 
 PyTree = Any
 
@@ -30,10 +31,12 @@ class Model(NamedTuple):
         variables: Flax collections.
         masks: bool, in the structure of `variables["params"]`, False where a weight is removed;
             None for a dense model.
+        plans: the cuts that made it smaller than the recipe's model; see `Network.shrunk`.
     """
 
     variables: Variables
     masks: PyTree | None = None
+    plans: tuple[Plan, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Context:
         name: this stage's name in the recipe.
         directory: where it may keep files; its own.
         seed: the recipe's.
-        network: the model as functions.
+        network: the recipe's model as functions, before any cut.
         data: the config of the data.
         dataset: the data.
         precision: of storage and computing.
@@ -108,12 +111,14 @@ class Stage(NamedTuple):
 Wrap = Callable[[optax.GradientTransformation, int], optax.GradientTransformation]
 
 
-def make_job(context: Context, config: TrainConfig, wrap: Wrap | None = None) -> Job:
-    """The training run of a stage; `wrap` as in `Job`."""
+def make_job(
+    context: Context, config: TrainConfig, plans: tuple[Plan, ...] = (), wrap: Wrap | None = None
+) -> Job:
+    """The training run of a stage, of the network cut by `plans`; `wrap` as in `Job`."""
     job = Job(
         name=context.name,
         directory=context.directory,
-        network=context.network,
+        network=context.network.shrunk(plans),
         dataset=context.dataset,
         augment=augment.build(context.data.augment),
         config=config,
@@ -126,8 +131,7 @@ def make_job(context: Context, config: TrainConfig, wrap: Wrap | None = None) ->
     return job if wrap is None else dataclasses.replace(job, wrap=wrap)
 
 
-def train(
-    context: Context, config: TrainConfig, variables: Variables, wrap: Wrap | None = None
-) -> Outcome:
-    """Runs the trainer inside a stage."""
-    return fit(make_job(context, config, wrap), variables, context.preemption)
+def train(context: Context, config: TrainConfig, model: Model, wrap: Wrap | None = None) -> Outcome:
+    """Runs the trainer inside a stage, from a model."""
+    job = make_job(context, config, model.plans, wrap)
+    return fit(job, model.variables, context.preemption)

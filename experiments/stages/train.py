@@ -7,10 +7,12 @@ from experiments.train import TrainConfig
 
 
 def run(context: Context, config: TrainConfig, model: Model | None) -> Result:
-    """Starts from new variables, whatever model came before."""
-    variables = jax.jit(context.network.init)(jax.random.key(context.seed))
-    outcome = train(context, config, variables)
-    return Result(Model(outcome.variables), seconds=outcome.seconds)
+    """Starts from new variables; of a model that was cut before, in its sizes, and dense."""
+    plans = model.plans if model else ()
+    network = context.network.shrunk(plans)
+    variables = jax.jit(network.init)(jax.random.key(context.seed))
+    outcome = train(context, config, Model(variables, plans=plans))
+    return Result(Model(outcome.variables, plans=plans), seconds=outcome.seconds)
 
 
 STAGE = Stage(TrainConfig, run, needs_model=False)

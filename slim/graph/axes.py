@@ -54,6 +54,13 @@ class Axis:
         return f"({(' * ' if root.kind == 'product' else ' + ').join(map(repr, root.parts))})"
 
 
+Dims = tuple[Axis, ...]
+"""The axes of a value, one per dimension."""
+
+Leaf = Axis
+"""An axis that is an atom: a class's representative."""
+
+
 def atom(size: int) -> Axis:
     """A fresh axis without structure."""
     return Axis(size)

@@ -125,7 +125,7 @@ def cost(graph: Graph) -> Cost:
     >>> cost(dense).macs, cost(dense).flops
     (24, 48)
     """
-    count = _count(graph.jaxpr.jaxpr, Origins.of(graph), 1)
+    count = _count(graph.jaxpr.jaxpr, Origins.of(graph), 1, ())
     shapes = graph.param_shapes.values()
     return Cost(
         rows=(*count.sites, *count.others.values()),
@@ -139,19 +139,19 @@ def cost(graph: Graph) -> Cost:
     )
 
 
-def _count(jaxpr: Jaxpr, origins: Origins, times: int) -> _Count:
+def _count(jaxpr: Jaxpr, origins: Origins, times: int, callers: tuple[JaxprEqn, ...]) -> _Count:
     count = _Count()
     for eqn in jaxpr.eqns:
         inner = inner_jaxprs(eqn)
         if not inner:
-            _count_operation(eqn, origins, times, count)
+            _count_operation(eqn, origins, times, callers, count)
             origins.pass_on(eqn)
             continue
         parts = []
         for each in inner:
             inside = origins.enter(eqn, each)
             runs = 1 if each.times is None else each.times
-            parts.append(_count(each.jaxpr, inside, times * runs))
+            parts.append(_count(each.jaxpr, inside, times * runs, (eqn, *callers)))
             if eqn.primitive.name in CALLS:
                 origins.leave(eqn, each, inside)
         if eqn.primitive.name == "cond":
@@ -159,11 +159,17 @@ def _count(jaxpr: Jaxpr, origins: Origins, times: int) -> _Count:
         for part in parts:
             count.add(part)
         if any(each.times is None for each in inner):
-            count.unknown_trips.append(source_line(eqn))
+            count.unknown_trips.append(source_line(eqn, callers))
     return count
 
 
-def _count_operation(eqn: JaxprEqn, origins: Origins, times: int, count: _Count) -> None:
+def _count_operation(
+    eqn: JaxprEqn,
+    origins: Origins,
+    times: int,
+    callers: tuple[JaxprEqn, ...],
+    count: _Count,
+) -> None:
     written = sum(nbytes(var.aval) for var in eqn.outvars)
     moved = (written + sum(nbytes(var.aval) for var in eqn.invars)) * times
     count.activation_bytes += written * times
@@ -175,7 +181,7 @@ def _count_operation(eqn: JaxprEqn, origins: Origins, times: int, count: _Count)
         feeding = origins.feeding(eqn)
         count.sites.append(
             Row(
-                name=" + ".join(feeding) or f"{name} at {source_line(eqn)}",
+                name=" + ".join(feeding) or f"{name} at {source_line(eqn, callers)}",
                 primitive=name,
                 params=feeding,
                 macs=macs * times,

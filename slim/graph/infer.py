@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Jaxpr
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from slim import paths
 from slim.graph import axes
+from slim.graph.axes import Dims
 from slim.graph.rules import rule_of
-from slim.graph.rules.rule import Dims, Flow, Scope, fresh, shape_of
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.scope import Scope, fresh, shape_of
 from slim.graph.trace import Graph, is_array
 
 
@@ -90,12 +92,20 @@ def _updated(name: str, shape: tuple[int, ...], params: Mapping[str, Dims]) -> D
     return None
 
 
-def walk(jaxpr: Jaxpr, consts: Sequence[Any], ins: Sequence[Dims], *, derivatives: bool) -> Scope:
+def walk(
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    ins: Sequence[Dims],
+    *,
+    derivatives: bool,
+    callers: tuple[JaxprEqn, ...] = (),
+) -> Scope:
     """The axes of every value of a jaxpr whose inputs have the axes `ins`.
 
-    With `derivatives`, the rules of custom derivatives are walked too.
+    With `derivatives`, the rules of custom derivatives are walked too. `callers` are the equations
+    that the jaxpr is nested in, inside out.
     """
-    scope = Scope(jaxpr, tuple(consts))
+    scope = Scope(jaxpr, tuple(consts), callers)
     for var in jaxpr.constvars:
         scope.dims[var] = fresh(shape_of(var))
     scope.dims.update(zip(jaxpr.invars, ins, strict=True))
@@ -107,9 +117,10 @@ def walk(jaxpr: Jaxpr, consts: Sequence[Any], ins: Sequence[Dims], *, derivative
             calls += 1
             # The first jaxpr of an equation is what it computes; a custom derivative comes after.
             custom = eqn.primitive.name.startswith("custom_") and calls > 1  # noqa: B023
-            return walk(inner, consts, ins, derivatives=derivatives and not custom)
+            nested = (eqn, *callers)  # noqa: B023
+            return walk(inner, consts, ins, derivatives=derivatives and not custom, callers=nested)
 
-        flow = Flow(eqn, enter, derivatives)
+        flow = Flow(eqn, callers, enter, derivatives)
         outs = rule_of(eqn.primitive.name).axes(flow, eqn, [scope.of(var) for var in eqn.invars])
         scope.dims.update(zip(eqn.outvars, outs, strict=True))
         if flow.scopes:

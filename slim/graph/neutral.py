@@ -26,7 +26,8 @@ from slim.graph.axes import Axis
 from slim.graph.infer import Inferred, constants, uniform
 from slim.graph.remainder import correction
 from slim.graph.rules import rule_of
-from slim.graph.rules.rule import Known, Removed, Scope, Step
+from slim.graph.rules.removed import Known, Removed
+from slim.graph.rules.scope import Scope, Step
 
 
 def freeze_losses(inferred: Inferred) -> None:
@@ -64,6 +65,7 @@ def _walk(scope: Scope, ins: Sequence[Known], prunable: frozenset[Axis]) -> list
         )
         removed = Removed(
             eqn,
+            scope.callers,
             prunable,
             lambda inner, ins: _walk(inner, ins, prunable),
             partial(correction, scope, eqn, known),

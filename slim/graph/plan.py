@@ -18,9 +18,9 @@ import numpy as np
 
 from slim import paths
 from slim.graph import axes
-from slim.graph.axes import Axis
+from slim.graph.axes import Axis, Dims
 from slim.graph.groups import analyse
-from slim.graph.rules.rule import Dims, Kept
+from slim.graph.rules.kept import Kept
 from slim.graph.trace import Graph
 
 PyTree = Any

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal, Var
 
 from slim.graph import axes, primitives
-from slim.graph.rules.rule import Correction, Kept, Known, Leaf, Removed, Scope, bind, shape_of
+from slim.graph.axes import Leaf
+from slim.graph.rules.kept import Kept
+from slim.graph.rules.removed import Known, Removed
+from slim.graph.rules.scope import Correction, Scope, bind, shape_of
 
 
 @dataclass(frozen=True)

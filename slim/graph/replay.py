@@ -19,7 +19,8 @@ from slim.graph.infer import constants, infer
 from slim.graph.neutral import freeze_losses
 from slim.graph.plan import Plan, check
 from slim.graph.rules import rule_of
-from slim.graph.rules.rule import Kept, Resize, Scope, Step, bind
+from slim.graph.rules.kept import Kept
+from slim.graph.rules.scope import Resize, Scope, Step, bind
 from slim.graph.trace import Graph, abstract, is_array, trace
 
 PyTree = Any

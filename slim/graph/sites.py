@@ -54,8 +54,8 @@ def sites(graph: Graph) -> tuple[Site, ...]:
     """
     found = []
     seen: Counter[str] = Counter()
-    for address, eqn, origins in _contractions(graph.jaxpr.jaxpr, Origins.of(graph), ()):
-        source, primitive = source_line(eqn), eqn.primitive.name
+    for address, callers, eqn, origins in _contractions(graph.jaxpr.jaxpr, Origins.of(graph)):
+        source, primitive = source_line(eqn, callers), eqn.primitive.name
         name = " + ".join(origins.feeding(eqn)) or f"{primitive} at {source}"
         seen[name] += 1
         found.append(
@@ -84,14 +84,17 @@ def contracted(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _contractions(
-    jaxpr: Jaxpr, origins: Origins, prefix: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], JaxprEqn, Origins]]:
+    jaxpr: Jaxpr,
+    origins: Origins,
+    prefix: tuple[int, ...] = (),
+    callers: tuple[JaxprEqn, ...] = (),
+) -> Iterator[tuple[tuple[int, ...], tuple[JaxprEqn, ...], JaxprEqn, Origins]]:
     for i, eqn in enumerate(jaxpr.eqns):
         if eqn.primitive.name in CONTRACTIONS:
-            yield (*prefix, i), eqn, origins
+            yield (*prefix, i), callers, eqn, origins
         for j, inner in enumerate(inner_jaxprs(eqn)):
             inside = origins.enter(eqn, inner)
-            yield from _contractions(inner.jaxpr, inside, (*prefix, i, j))
+            yield from _contractions(inner.jaxpr, inside, (*prefix, i, j), (eqn, *callers))
             if eqn.primitive.name in CALLS:
                 origins.leave(eqn, inner, inside)
         origins.pass_on(eqn)

@@ -1,6 +1,6 @@
 """Trace a function of a parameter pytree once; everything in `slim.graph` reads the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +97,16 @@ def abstract(tree: PyTree) -> PyTree:
     )
 
 
-def source_line(eqn: JaxprEqn) -> str:
+def source_line(eqn: JaxprEqn, callers: Sequence[JaxprEqn] = ()) -> str:
     """The line of user code that made an equation: `model.py:12:8 (__call__)`.
 
     The innermost frame outside installed packages; where there is none, the innermost frame.
+    An equation inside a function of JAX's own has no frames: then those of the first of `callers`
+    (the equations that it is nested in, inside out) that has any.
     """
-    frames = source_info_util.summarize(eqn.source_info, num_frames=100).splitlines()
-    own = [frame for frame in frames if "site-packages" not in frame]
-    frame = (own or frames or ["unknown"])[-1]
-    return frame.rsplit("/", 1)[-1].strip()
+    for each in (eqn, *callers):
+        frames = source_info_util.summarize(each.source_info, num_frames=100).splitlines()
+        own = [frame for frame in frames if "site-packages" not in frame]
+        if frames:
+            return (own or frames)[-1].rsplit("/", 1)[-1].strip()
+    return "an unknown line"

@@ -65,7 +65,9 @@ def pgd(
     def step(_: int, x: jax.Array) -> jax.Array:
         return jnp.clip(x + step_size * _ascent(logits_fn, x, labels), low, high)
 
-    return jax.lax.fori_loop(0, steps, step, start)
+    # Unrolled: inside a loop XLA's CPU compiler leaves convolutions' gradients 20 times slower
+    # (https://github.com/jax-ml/jax/issues/12868).
+    return jax.lax.fori_loop(0, steps, step, start, unroll=True)
 
 
 ATTACKS: dict[str, Attack] = {"fgsm": fgsm, "pgd": pgd}

@@ -57,7 +57,7 @@ from slim.prune.schedules import (
 from slim.prune.scores import SCORES, Score, score_groups, score_weights
 from slim.prune.sensitivity import Sensitivity, by_sensitivity, measure_sensitivity
 from slim.prune.sparsify import SparsifyState, find_masks, keep_masks, sparsify
-from slim.prune.structures import STRUCTURES, Structure
+from slim.prune.structures import STRUCTURES, Structure, block, contracted_axes, n_m
 from slim.prune.widths import GROUP_DISTRIBUTIONS, Limits, fit_widths, plan_widths
 
 __all__ = [
@@ -80,8 +80,10 @@ __all__ = [
     "Structure",
     "Window",
     "apply_masks",
+    "block",
     "by_sensitivity",
     "choose_masks",
+    "contracted_axes",
     "cosine",
     "count_kept",
     "cubic",
@@ -97,6 +99,7 @@ __all__ = [
     "measure_gradients",
     "measure_latency",
     "measure_sensitivity",
+    "n_m",
     "one_shot",
     "periodic",
     "plan_widths",

@@ -19,7 +19,7 @@ from slim.graph import Graph, trace
 from slim.graph.cost import CONTRACTIONS
 from slim.graph.inner import CALLS, inner_jaxprs, scan_split
 from slim.graph.origins import LAYOUT
-from slim.graph.rules.rule import bind
+from slim.graph.rules.scope import bind
 from slim.graph.trace import is_array
 from slim.prune.evidence import Evidence
 

@@ -13,7 +13,7 @@ from slim.graph import Graph
 from slim.graph.axes import Axis
 from slim.graph.cost import CONTRACTIONS
 from slim.graph.groups import analyse
-from slim.graph.rules.rule import Scope
+from slim.graph.rules.scope import Scope
 
 
 @dataclass(frozen=True)

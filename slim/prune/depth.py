@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from slim import paths
 from slim.graph import Graph, trace
-from slim.graph.rules.rule import bind, shape_of
+from slim.graph.rules.scope import bind, shape_of
 from slim.graph.trace import abstract, is_array
 from slim.prune.evidence import is_kernel
 

@@ -14,7 +14,7 @@ import numpy as np
 from slim import paths
 from slim.graph import Graph, Plan
 from slim.prune.ratio import check_keep
-from slim.prune.widths import NO_LIMITS, Limits, Widths, plan_widths
+from slim.prune.widths import NO_LIMITS, Limits, Scores, Widths, plan_widths
 
 VERSION = 1
 # The time to distribute is divided into this many; rounding never exceeds the limit.
@@ -107,9 +107,7 @@ def measure_latency(
     return LatencyTable(baseline, table)
 
 
-def fit_latency(
-    scores: Mapping[str, np.ndarray], table: LatencyTable, target: float
-) -> dict[str, int]:
+def fit_latency(scores: Scores, table: LatencyTable, target: float) -> dict[str, int]:
     """The widths that keep the highest total score within `target` seconds.
 
     Solved by dynamic programming, exactly but for the time's division into 65,536 steps.

@@ -9,7 +9,7 @@ import numpy as np
 from slim import paths
 from slim.graph import Graph, Plan, make_plan
 from slim.prune.ratio import check_keep
-from slim.prune.widths import GroupDistribution, Order, keep_highest
+from slim.prune.widths import GroupDistribution, Order, Scores, keep_highest
 
 VERSION = 1
 
@@ -71,7 +71,7 @@ class Sensitivity:
 
 def measure_sensitivity(
     graph: Graph,
-    scores: Mapping[str, np.ndarray],
+    scores: Scores,
     evaluate: Callable[[Plan], float],
     *,
     keeps: Sequence[float] = (0.9, 0.7, 0.5, 0.3, 0.1),

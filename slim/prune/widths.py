@@ -9,11 +9,13 @@ order (lowest goes first); a new one has its place in `GROUP_DISTRIBUTIONS`.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from slim import paths
 from slim.graph import Graph, Plan, make_plan
 
+Scores = Mapping[str, np.ndarray] | Mapping[str, jax.Array]
 Widths = Mapping[str, int]
 Order = dict[str, np.ndarray]
 GroupDistribution = Callable[[Mapping[str, np.ndarray]], Order]
@@ -70,7 +72,7 @@ GROUP_DISTRIBUTIONS: dict[str, GroupDistribution] = {
 
 
 def fit_widths(
-    scores: Mapping[str, np.ndarray],
+    scores: Scores,
     cost: Callable[[Widths], float],
     target: float,
     *,
@@ -101,9 +103,10 @@ def fit_widths(
     ascending = {}
     for name, values in scores.items():
         allowed[name].check(name)
+        values = np.asarray(values)
         if np.isnan(values).any():
             raise ValueError(f"scores of group {name!r} have a NaN: its evidence is not finite")
-        ascending[name] = np.sort(np.asarray(values))
+        ascending[name] = np.sort(values)
     sizes = {name: values.size for name, values in ascending.items()}
     free = [name for name, limit in allowed.items() if limit.keep is None]
 
@@ -142,7 +145,7 @@ def _width(limit: Limits, size: int, lost: int) -> int:
     return limit.width(size - lost, size)
 
 
-def keep_highest(scores: Mapping[str, np.ndarray], widths: Widths) -> dict[str, np.ndarray]:
+def keep_highest(scores: Scores, widths: Widths) -> dict[str, np.ndarray]:
     """The indices of each group's `width` highest scores, ascending; among equals the earlier.
 
     >>> keep_highest({"a": np.array([1.0, 3.0, 2.0])}, {"a": 2})
@@ -154,6 +157,6 @@ def keep_highest(scores: Mapping[str, np.ndarray], widths: Widths) -> dict[str, 
     }
 
 
-def plan_widths(graph: Graph, scores: Mapping[str, np.ndarray], widths: Widths) -> Plan:
+def plan_widths(graph: Graph, scores: Scores, widths: Widths) -> Plan:
     """The plan that keeps each group's highest scores, as many as its width."""
     return make_plan(graph, keep_highest(scores, widths))

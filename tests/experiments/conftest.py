@@ -29,8 +29,13 @@ def start(compiled: Path) -> Iterator[Callable[..., Process]]:
     }
     started: list[Process] = []
 
-    def make(workdir: Path, *flags: str, env: dict[str, str] | None = None, **options) -> Process:
-        started.append(Process(workdir, flags, cache | (env or {}), **options))
+    def make(
+        workdir: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        file_limit: int | None = None,
+    ) -> Process:
+        started.append(Process(workdir, flags, cache | (env or {}), file_limit))
         return started[-1]
 
     yield make

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,15 @@ from slim import paths
 CONFIG = Path(__file__).with_name("tiny_recipe.py")
 TIMEOUT = 120
 
+# Runs the rest of the command line where no file may grow past so many bytes. (Popen's own hook,
+# preexec_fn, forks this process, which JAX warns of.)
+LIMITED = """
+import os, resource, sys
+size = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 class Ended(NamedTuple):
     """How a process ended."""
@@ -29,10 +38,14 @@ class Ended(NamedTuple):
 class Process:
     """One `python -m experiments.main`, its stderr in a file so that no pipe can block it."""
 
-    def __init__(self, workdir: Path, flags: tuple[str, ...], env: Mapping[str, str], **options):
+    def __init__(
+        self, workdir: Path, flags: Sequence[str], env: Mapping[str, str], file_limit: int | None
+    ):
         self.workdir = workdir
         self._stderr = workdir.with_name(f"{workdir.name}-{time.monotonic_ns()}.stderr")
         command = [sys.executable, "-m", "experiments.main", f"--config={CONFIG}"]
+        if file_limit is not None:
+            command = [sys.executable, "-c", LIMITED, str(file_limit), *command]
         with self._stderr.open("wb") as stderr:
             self.popen = subprocess.Popen(
                 [*command, f"--workdir={workdir}", *flags],
@@ -40,7 +53,6 @@ class Process:
                 cwd=CONFIG.parents[2],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                **options,
             )
 
     def end(self) -> Ended:

@@ -142,3 +142,52 @@ def _variables(checkpoint):
 
 def test_a_recipe_without_evaluate_gives_no_report(workdir):
     assert run(workdir, stages=("train",)) is None
+
+
+SHRINK = {
+    "stages": ("train", "prune", "shrink", "again", "finetune", "scratch", "evaluate"),
+    "scratch": {"kind": "train", "epochs": 0.25},
+    "shrink": {"keep_ratio": 0.6, "budget": "params"},
+    "again": {"kind": "shrink", "keep_ratio": 0.6, "budget": "macs", "score": "l1"},
+}
+
+
+@pytest.fixture(scope="module")
+def shrunk(first, workdir):
+    return run(workdir, **SHRINK)
+
+
+def test_shrinking_meets_its_budget_and_shows_in_every_measure(shrunk):
+    rows = shrunk.models
+    assert rows["shrink"].parameters <= 0.6 * rows["prune"].parameters
+    assert rows["again"].macs <= 0.6 * rows["shrink"].macs
+    for before, after in (("prune", "shrink"), ("shrink", "again")):
+        for name in ("parameters", "nonzero_parameters", "size_bytes", "macs", "flops"):
+            assert getattr(rows[after], name) < getattr(rows[before], name), name
+
+
+def test_fine_tuning_a_shrunk_model_keeps_its_masks(shrunk):
+    rows = shrunk.models
+    assert rows["finetune"].parameters == rows["again"].parameters
+    assert rows["finetune"].nonzero_parameters == rows["again"].nonzero_parameters
+    assert rows["finetune"].loss < rows["again"].loss
+
+
+def test_training_after_a_cut_starts_anew_at_the_same_sizes(shrunk):
+    rows = shrunk.models
+    assert rows["scratch"].parameters == rows["finetune"].parameters
+    assert rows["scratch"].nonzero_parameters > rows["finetune"].nonzero_parameters
+
+
+def test_a_shrunk_model_is_rebuilt_from_its_files(shrunk, workdir):
+    again = run(workdir, **SHRINK, evaluate={**FIELDS["evaluate"], "latency_rounds": 3})
+    assert [s.name for s in again.stages if not s.reused] == ["evaluate"]
+    for name, row in again.models.items():
+        assert row.loss == shrunk.models[name].loss
+
+
+def test_a_budget_out_of_reach_is_refused(first, workdir):
+    with pytest.raises(ConfigError, match=r"shrink: target .* is out of reach"):
+        run(workdir, stages=("train", "shrink"), shrink={"keep_ratio": 0.5, "min_width": 16})
+    with pytest.raises(ConfigError, match=r"shrink: width rule 'conv\*' matches no parameter"):
+        run(workdir, stages=("train", "shrink"), shrink={"rules": [{"pattern": "conv*"}]})

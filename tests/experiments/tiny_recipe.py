@@ -11,7 +11,7 @@ def get_config(text: str = "") -> ConfigDict:
     return recipe.config(
         name="tiny",
         data={"name": "digits", "batch_size": 64, "augment": [{"name": "pad_crop", "padding": 1}]},
-        model={"name": "mlp", "hidden": (32,), "dropout": 0.1},
+        model={"name": "mlp", "hidden": (128,), "dropout": 0.1},
         stages=("train", "prune"),
         train={"epochs": 2.0, "lr": 0.05, "ema": 0.9},
         prune={"epochs": 1.0, "lr": 0.02, "keep_ratio": 0.2, "optimizer": "adamw"},

@@ -13,16 +13,19 @@ from slim.graph.rules import (
     elementwise,
     indexing,
     random,
+    ranges,
     reduction,
     shape,
 )
-from slim.graph.rules.rule import Rule, unchanged, unknown
+from slim.graph.rules.removed import unknown
+from slim.graph.rules.rule import Rule, unchanged
 
 NO_RULE = Rule(control.no_rule_axes, unknown, unchanged)
 
 RULES: Mapping[str, Rule] = {
     **elementwise.RULES,
     **shape.RULES,
+    **ranges.RULES,
     **contraction.RULES,
     **reduction.RULES,
     **indexing.RULES,

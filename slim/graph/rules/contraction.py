@@ -6,20 +6,11 @@ from typing import Any
 from jax.extend.core import JaxprEqn
 
 from slim.graph import axes
-from slim.graph.axes import Axis
-from slim.graph.rules.rule import (
-    Dims,
-    Flow,
-    Known,
-    Leaf,
-    Removed,
-    Resize,
-    Rule,
-    Step,
-    bind,
-    shape_of,
-    unchanged,
-)
+from slim.graph.axes import Axis, Dims, Leaf
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import Known, Removed
+from slim.graph.rules.rule import Rule, unchanged
+from slim.graph.rules.scope import Resize, Step, bind, shape_of
 
 
 def sums_products(

@@ -6,17 +6,12 @@ from typing import Any
 import jax
 from jax.extend.core import JaxprEqn
 
+from slim.graph.axes import Dims
 from slim.graph.inner import CALLS, inner_jaxprs, scan_split
-from slim.graph.rules.rule import (
-    Dims,
-    Flow,
-    Known,
-    Removed,
-    Resize,
-    Rule,
-    Step,
-    agreed,
-)
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import Known, Removed, agreed
+from slim.graph.rules.rule import Rule
+from slim.graph.rules.scope import Resize, Step
 
 
 def meet(a: Known, b: Known) -> Known:

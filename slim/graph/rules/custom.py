@@ -14,8 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
+from slim.graph.axes import Dims
 from slim.graph.rules.control import call_axes, call_removed
-from slim.graph.rules.rule import Dims, Flow, Resize, Rule, Step, bind, shape_of
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import Known, Removed
+from slim.graph.rules.rule import Rule
+from slim.graph.rules.scope import Resize, Step, bind, shape_of
 
 
 def _shapes(variables: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
@@ -130,10 +134,34 @@ def vjp_replay(resize: Resize, step: Step, args: list[Any]) -> list[Any]:
     return list(fn(*args))
 
 
+def _unmoved(removed: Removed, dims: Dims) -> Known:
+    """Zero at removed indices: no (co)tangent of the small function passes there."""
+    return Known(None, dict.fromkeys(removed.places(dims), 0.0))
+
+
+def jvp_removed(removed: Removed, step: Step, known: list[Known]) -> list[Known]:
+    """What the function makes of it, and its tangent rule."""
+    outs = call_removed(removed, step, known)
+    if len(step.inner) > 1:
+        moved = _pick(step.ins, _floating(step.eqn.invars))
+        removed.enter(step.inner[1], [*known, *(_unmoved(removed, dims) for dims in moved)])
+    return outs
+
+
+def vjp_removed(removed: Removed, step: Step, known: list[Known]) -> list[Known]:
+    """What the function makes of it, and its forward and backward rules."""
+    outs = call_removed(removed, step, known)
+    if len(step.inner) > 1:
+        residuals = removed.enter(step.inner[1], known)[len(outs) :]
+        moved = _pick(step.outs, _floating(step.eqn.outvars))
+        removed.enter(step.inner[2], [*residuals, *(_unmoved(removed, dims) for dims in moved)])
+    return outs
+
+
 RULES = {
-    "custom_jvp_call": Rule(jvp_axes, call_removed, jvp_replay),
+    "custom_jvp_call": Rule(jvp_axes, jvp_removed, jvp_replay),
     **{
-        name: Rule(vjp_axes, call_removed, vjp_replay)
+        name: Rule(vjp_axes, vjp_removed, vjp_replay)
         for name in ("custom_vjp_call", "custom_vjp_call_jaxpr")
     },
 }

@@ -8,20 +8,11 @@ from jax.extend.core import JaxprEqn
 from scipy import special
 
 from slim.graph import primitives
-from slim.graph.rules.rule import (
-    UNKNOWN,
-    Dims,
-    Flow,
-    Known,
-    Removed,
-    Rule,
-    Step,
-    agreed,
-    carry,
-    only_zero,
-    shape_of,
-    unchanged,
-)
+from slim.graph.axes import Dims
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import UNKNOWN, Known, Removed, agreed, carry, only_zero
+from slim.graph.rules.rule import Rule, unchanged
+from slim.graph.rules.scope import Step, shape_of
 
 
 def same_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:

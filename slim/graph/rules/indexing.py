@@ -4,21 +4,11 @@ from typing import Any
 
 from jax.extend.core import JaxprEqn
 
-from slim.graph.axes import Axis
-from slim.graph.rules.rule import (
-    Dims,
-    Flow,
-    Known,
-    Removed,
-    Resize,
-    Rule,
-    Step,
-    agreed,
-    bind,
-    carried,
-    shape_of,
-    unchanged,
-)
+from slim.graph.axes import Axis, Dims
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import Known, Removed, agreed, carried
+from slim.graph.rules.rule import Rule, unchanged
+from slim.graph.rules.scope import Resize, Step, bind, shape_of
 
 WHY = "its indices are data"
 

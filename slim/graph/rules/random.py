@@ -4,18 +4,11 @@ from typing import Any
 
 from jax.extend.core import JaxprEqn
 
-from slim.graph.rules.rule import (
-    Dims,
-    Flow,
-    Resize,
-    Rule,
-    Step,
-    bind,
-    fresh,
-    shape_of,
-    unchanged,
-    unknown,
-)
+from slim.graph.axes import Dims
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import unknown
+from slim.graph.rules.rule import Rule, unchanged
+from slim.graph.rules.scope import Resize, Step, bind, fresh, shape_of
 
 
 def bits_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:

@@ -3,20 +3,11 @@
 from jax.extend.core import JaxprEqn
 
 from slim.graph import primitives
-from slim.graph.axes import Axis
-from slim.graph.rules.rule import (
-    UNKNOWN,
-    Dims,
-    Flow,
-    Known,
-    Removed,
-    Rule,
-    Step,
-    only_zero,
-    shape_of,
-    unchanged,
-    unknown,
-)
+from slim.graph.axes import Axis, Dims
+from slim.graph.rules.flow import Flow
+from slim.graph.rules.removed import UNKNOWN, Known, Removed, only_zero, unknown
+from slim.graph.rules.rule import Rule, unchanged
+from slim.graph.rules.scope import Step, shape_of
 
 
 def dropped(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:

@@ -6,6 +6,7 @@ blocks are not masks over one tensor but cuts through many.
 """
 
 from slim.prune.structures.block import block
+from slim.prune.structures.contracted import contracted_axes
 from slim.prune.structures.n_m import n_m
 from slim.prune.structures.structure import Structure, unstructured
 
@@ -18,4 +19,4 @@ STRUCTURES: dict[str, Structure] = {
     "block_16x16": block(16, 16),
 }
 
-__all__ = ["STRUCTURES", "Structure", "block", "n_m", "unstructured"]
+__all__ = ["STRUCTURES", "Structure", "block", "contracted_axes", "n_m", "unstructured"]

@@ -24,7 +24,7 @@ def n_m(n: int, m: int, *, axes: Sequence[tuple[str, int]] = ()) -> Structure:
         axes: (path pattern, axis) rules, first match wins. The axis that the product sums over is
             the second last where no rule matches: the inputs of a dense (inputs, outputs) or
             convolution (height, width, inputs, outputs) kernel. A kernel (inputs, heads, width)
-            needs the rule (its path, 0).
+            needs the rule (its path, 0); `contracted_axes` reads all of them off a graph.
 
     Raises:
         ValueError: not 0 < N < M; when applied, a tensor whose axis M does not divide, a keep ratio

@@ -371,6 +371,35 @@ def custom_jvp():
     return lambda p, x: cube(x @ p["in"]) @ p["out"], params, TOKENS
 
 
+@jax.custom_vjp
+def centred(x):
+    """X over its two-pass standard deviation, less its mean."""
+    return centred_forward(x)[0]
+
+
+def centred_forward(x):
+    deviation = x - x.mean(-1, keepdims=True)
+    rate = jax.lax.rsqrt(jnp.square(deviation).mean(-1, keepdims=True) + 1e-5)
+    return deviation * rate, (deviation, rate)
+
+
+def centred_backward(kept, g):
+    deviation, rate = kept
+    y = deviation * rate
+    inner = g - y * (g * y).mean(-1, keepdims=True)
+    return (rate * (inner - g.mean(-1, keepdims=True)),)
+
+
+centred.defvjp(centred_forward, centred_backward)
+
+
+@program(sizes=[8])
+def custom_norm():
+    """The forward rule's variance is corrected as the function's own is."""
+    params = {"in": normal(10, 8), "s": normal(8), "out": normal(8, 2)}
+    return lambda p, x: (centred(x @ p["in"]) * p["s"]) @ p["out"], params, TOKENS
+
+
 @program(sizes=[4, 5, 8, 8])
 def experts_by_einsum():
     """The gate's own experts are frozen; without one of the others, its share of the sum is 0."""

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from slim.graph import groups, make_plan, mask, replay, shrink, trace
+from slim.graph import cost, groups, make_plan, mask, replay, shrink, trace
 from tests.slim.graph.exactness import assert_close, random_like, random_plan
 
 IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
@@ -264,3 +264,66 @@ def test_a_function_that_the_plan_does_not_fit_is_refused(other, message):
     plan = make_plan(trace(fn, params, x), {"a:1": [1, 2, 7], "c:1": [0, 1]})
     with pytest.raises(ValueError, match=message):
         replay(trace(other, params, x), plan)
+
+
+def test_an_nnx_training_step_with_its_whole_state():
+    """Random counts and keys are leaves of the state too; batch statistics come back small."""
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+            self.norm = nnx.BatchNorm(8, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+            self.head = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.drop(nnx.relu(self.norm(self.conv(x)))).mean((1, 2)))
+
+    structure, state = nnx.split(Model(nnx.Rngs(0)))
+
+    def run(state, x, train):
+        model = nnx.merge(structure, state)
+        model.train() if train else model.eval()
+        return model(x), nnx.state(model)
+
+    x = random_like(IMAGES)
+    graph = trace(run, state, x, False)
+    plan = random_plan(graph)
+    assert [group.name for group in groups(graph)] == ["conv/kernel:3"]
+    small = shrink(plan, state)
+    logits, new = jax.jit(replay(graph, plan), static_argnums=2)(small, x, True)
+    chex.assert_shape(logits, (4, 3))
+    chex.assert_trees_all_equal_shapes(new, small)
+
+
+def test_the_gradient_of_a_function_is_replayed_too():
+    """Convolution gradients, pooling gradients: a graph of the derivative follows the plan."""
+    params = {
+        "conv": random_like(jax.ShapeDtypeStruct((3, 3, 3, 8), jnp.float32)),
+        "out": random_like(jax.ShapeDtypeStruct((8, 2), jnp.float32)),
+    }
+
+    def loss(p, x):
+        x = jax.lax.conv_general_dilated(
+            x, p["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        window = (1, 2, 2, 1)
+        x = jax.lax.reduce_window(jnp.tanh(x), -jnp.inf, jax.lax.max, window, window, "VALID")
+        return jnp.square(x.sum((1, 2)) @ p["out"])
+
+    x = random_like(IMAGES, seed=1)
+    plan = random_plan(trace(loss, params, x))
+    gradient = jax.grad(lambda p, x: loss(p, x).sum())
+    got = replay(trace(gradient, params, x), plan)(shrink(plan, params), x)
+    assert_close(got, shrink(plan, gradient(mask(plan, params), x)), 1e-5)
+
+
+def test_the_cost_after_a_plan_is_the_small_functions():
+    params = {"a": jax.ShapeDtypeStruct((3, 8), "float32")}
+    params |= {"b": jax.ShapeDtypeStruct((8, 2), "float32")}
+    x = jax.ShapeDtypeStruct((4, 3), "float32")
+    graph = trace(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], params, x)
+    plan = make_plan(graph, {"a:1": range(6)})
+    after = cost(trace(replay(graph, plan), shrink(plan, params), x))
+    assert (cost(graph).macs, after.macs) == (4 * 8 * 5, 4 * 6 * 5)
+    assert [row.name for row in after.rows[:2]] == ["a", "b"]

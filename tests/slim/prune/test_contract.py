@@ -184,9 +184,25 @@ def test_masks(distribution, structure):
         check_count(these, keep, distribution, structure)
     for fewer, more in itertools.pairwise(found):
         assert not any((fewer[path] & ~more[path]).any() for path in SHAPES)
-    chex.assert_trees_all_equal(masks(params, KEEPS[0]), found[0])
     abstract = jax.eval_shape(masks, params, jnp.float32(0.5))
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, found[0])
+
+    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    specs = {
+        "conv": PartitionSpec(None, None, "fsdp", "tensor"),
+        "dense": PartitionSpec("tensor", "fsdp"),
+    }
+    shardings = {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
+    sharded = jax.jit(masks)(jax.device_put(params, shardings), KEEPS[0])
+    chex.assert_trees_all_equal(sharded, found[0])
+    for path, mask in sharded.items():
+        assert mask.sharding.is_equivalent_to(shardings[path], mask.ndim), mask.sharding
+
+
+def test_masks_outside_jit_are_those_inside():
+    masks = masks_by("erk", "unstructured")
+    params = evidence().params
+    chex.assert_trees_all_equal(masks(params, 0.3), jax.jit(masks)(params, 0.3))
 
 
 def check_count(masks, keep, distribution, structure):
@@ -201,22 +217,6 @@ def check_count(masks, keep, distribution, structure):
     rankings = {"global": 1, "per_output": sum(shape[-1] for shape in SHAPES.values())}
     # The thousandth is for float32's rounding of erk's densities.
     assert abs(kept - keep * total) <= rankings.get(distribution, len(SHAPES)) * 0.501 * block
-
-
-@every_pair
-def test_masks_are_sharded_as_their_weights(distribution, structure):
-    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    specs = {
-        "conv": PartitionSpec(None, None, "fsdp", "tensor"),
-        "dense": PartitionSpec("tensor", "fsdp"),
-    }
-    shardings = {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
-    masks = jax.jit(masks_by(distribution, structure))
-    params = evidence().params
-    found = masks(jax.device_put(params, shardings), 0.5)
-    chex.assert_trees_all_equal(found, masks(params, 0.5))
-    for path, mask in found.items():
-        assert mask.sharding.is_equivalent_to(shardings[path], mask.ndim), mask.sharding
 
 
 @every_schedule

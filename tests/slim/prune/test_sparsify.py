@@ -112,7 +112,7 @@ def test_half_precision_parameters_land_on_zero_too():
         params = init_params(dtype)
         grads = jax.tree.map(lambda p, d=update_dtype: jnp.full(p.shape, 0.3, d), params)
         tx = sparsify(optax.sgd(0.1), schedule=one_shot(0.5, Window()))
-        updates, state = tx.update(grads, tx.init(params), params)
+        updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
         with jax.numpy_dtype_promotion("standard"):
             params = optax.apply_updates(params, updates)
         chex.assert_trees_all_equal(params, apply_masks(find_masks(state), params))

@@ -3,8 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.prune import DISTRIBUTIONS, STRUCTURES
-from slim.prune.structures import block, n_m
+from slim.graph import trace
+from slim.prune import (
+    DISTRIBUTIONS,
+    STRUCTURES,
+    Evidence,
+    block,
+    choose_masks,
+    contracted_axes,
+    n_m,
+)
 
 UNIFORM = DISTRIBUTIONS["uniform"]
 SCORES = jax.random.uniform(jax.random.key(0), (3, 3, 16, 8))
@@ -37,6 +45,40 @@ def test_the_contracted_axis_may_be_named():
     found = n_m(2, 4, axes=[("*/query/*", 0)])({"a/query/kernel": heads, "b": SCORES}, 0.5, UNIFORM)
     np.testing.assert_array_equal(found["a/query/kernel"].reshape(2, 4, 2, 3).sum(axis=1), 2)
     np.testing.assert_array_equal(found["b"].reshape(3, 3, 4, 4, 8).sum(axis=3), 2)
+
+
+def test_contracted_axes_are_read_off_the_graph():
+    def fn(params, x):
+        x = jax.lax.conv_general_dilated(
+            x, params["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ).mean((1, 2))
+        heads = jnp.einsum("bi,ihw->bhw", x, params["query"].astype(jnp.bfloat16).astype(x.dtype))
+        x = jax.jit(lambda w, y: jnp.einsum("bhw,hwo->bo", y, w))(params["out"], heads)
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, params["stack"])
+        return params["left"] @ x.T + params["left"].sum()
+
+    params = {
+        "conv": jnp.ones((3, 3, 4, 8)),
+        "query": jnp.ones((8, 2, 4)),
+        "out": jnp.ones((2, 4, 8)),
+        "stack": jnp.ones((3, 8, 8)),
+        "left": jnp.ones((5, 8)),
+    }
+    graph = trace(fn, params, jnp.ones((2, 6, 6, 4)))
+    axes = contracted_axes(graph)
+    assert dict(axes) == {"conv": 2, "query": 0, "out": 1, "stack": 1, "left": 1}
+    masks = choose_masks(Evidence(params), 0.5, structure=n_m(2, 4, axes=axes))
+    np.testing.assert_array_equal(masks["query"].reshape(2, 4, 2, 4).sum(axis=1), 2)
+    np.testing.assert_array_equal(masks["left"].reshape(5, 2, 4).sum(axis=2), 2)
+    # Rules for what may not be pruned would decide nothing.
+    select = [("conv", False)]
+    assert "conv" not in dict(contracted_axes(graph, select))
+    choose_masks(
+        Evidence(params),
+        0.5,
+        structure=n_m(2, 4, axes=contracted_axes(graph, select)),
+        select=select,
+    )
 
 
 def test_n_m_that_does_not_fit_is_refused():

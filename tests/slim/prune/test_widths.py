@@ -5,11 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slim.graph import cost, groups, replay, shrink, trace
-from slim.prune import GROUP_DISTRIBUTIONS, Limits, fit_widths, plan_widths, width_costs
+from slim.graph import cost, groups, mask, replay, shrink, trace
+from slim.prune import (
+    GROUP_DISTRIBUTIONS,
+    NORMALISATIONS,
+    SCORES,
+    Limits,
+    fit_widths,
+    measure_gradients,
+    plan_widths,
+    score_groups,
+    width_costs,
+)
 from slim.prune.widths import keep_highest
 
-SCORES = {
+UNITS = {
     "a": np.array([5.0, 1.0, 4.0, 2.0, 8.0, 7.0, 3.0, 6.0]),
     "b": np.array([10.0, 12.0, 11.0, 9.0]),
 }
@@ -20,34 +30,34 @@ def units(widths):
 
 
 def test_global_removes_the_lowest_wherever_they_are():
-    assert fit_widths(SCORES, units, 6) == {"a": 2, "b": 4}
-    assert fit_widths(SCORES, units, 3) == {"a": 1, "b": 2}  # not emptied
+    assert fit_widths(UNITS, units, 6) == {"a": 2, "b": 4}
+    assert fit_widths(UNITS, units, 3) == {"a": 1, "b": 2}  # not emptied
 
 
 def test_uniform_removes_the_same_share():
     uniform = GROUP_DISTRIBUTIONS["uniform"]
-    assert fit_widths(SCORES, units, 6, distribution=uniform) == {"a": 4, "b": 2}
+    assert fit_widths(UNITS, units, 6, distribution=uniform) == {"a": 4, "b": 2}
 
 
 def test_a_budget_that_is_met_removes_nothing():
-    assert fit_widths(SCORES, units, 12) == {"a": 8, "b": 4}
+    assert fit_widths(UNITS, units, 12) == {"a": 8, "b": 4}
 
 
 def test_widths_are_rounded_up_to_multiples():
-    assert fit_widths(SCORES, units, 9, default=Limits(round_to=4)) == {"a": 4, "b": 4}
+    assert fit_widths(UNITS, units, 9, default=Limits(round_to=4)) == {"a": 4, "b": 4}
     # A group smaller than the multiple stays whole.
     assert fit_widths(
-        SCORES, units, 8, default=Limits(round_to=8, min_width=1), limits=[("a", Limits())]
+        UNITS, units, 8, default=Limits(round_to=8, min_width=1), limits=[("a", Limits())]
     ) == {"a": 4, "b": 4}
 
 
 def test_minimum_widths_hold():
-    assert fit_widths(SCORES, units, 9, limits=[("a", Limits(min_width=6))]) == {"a": 6, "b": 3}
+    assert fit_widths(UNITS, units, 9, limits=[("a", Limits(min_width=6))]) == {"a": 6, "b": 3}
 
 
 def test_fixed_ratios_hold():
     rules = [("b", Limits(keep=0.5)), ("a", Limits(keep=1.0))]
-    assert fit_widths(SCORES, units, 12, limits=rules) == {"a": 8, "b": 2}
+    assert fit_widths(UNITS, units, 12, limits=rules) == {"a": 8, "b": 2}
 
 
 @settings(max_examples=50, deadline=None)
@@ -89,7 +99,7 @@ def test_the_highest_are_kept_and_the_earlier_of_equals():
 )
 def test_what_cannot_be_is_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        fit_widths(SCORES, units, **({"target": 6} | kwargs))
+        fit_widths(UNITS, units, **({"target": 6} | kwargs))
 
 
 def test_nan_scores_are_refused():
@@ -148,3 +158,29 @@ def test_width_costs_are_the_shrunk_graphs(kind, share):
     counted = cost(trace(replay(graph, plan), small, x))
     expected = {"params": counted.params, "macs": counted.macs, "bytes": counted.param_bytes}
     assert of_widths(widths) == expected[kind]
+
+
+def test_from_gradients_to_the_small_model():
+    params = parameters()
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    graph = trace(convolutional, params, x)
+    given = measure_gradients(
+        lambda p, x: jnp.square(convolutional(p, x)).mean(), params, [x, 2 * x]
+    )
+    scores = score_groups(
+        SCORES["taylor"], given, groups(graph), normalisation=NORMALISATIONS["mean"]
+    )
+    costs = width_costs(graph)
+    rules = [("stem:3", Limits(keep=1.0))]
+    widths = fit_widths(
+        scores, costs["params"], 0.7 * costs["params"]({}), limits=rules, default=Limits(round_to=2)
+    )
+    assert widths["stem:3"] == 8
+    assert all(width % 2 == 0 for width in widths.values())
+    plan = plan_widths(graph, scores, widths)
+    np.testing.assert_allclose(
+        jax.jit(replay(graph, plan))(shrink(plan, params), x),
+        convolutional(mask(plan, params), x),
+        rtol=1e-4,
+        atol=1e-6,
+    )

@@ -1,0 +1,55 @@
+"""A disk without room stops a run by its exit code, and nothing that was whole is lost.
+
+RLIMIT_FSIZE stands in for the full disk, since it needs no mount: a write past the limit fails.
+"""
+
+import signal
+
+from experiments.logs import METRICS
+from tests.experiments.processes import (
+    assert_same_bits,
+    everything,
+    newest,
+    stage_directory,
+)
+
+
+def largest_file(folder):
+    return max(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def test_a_run_whose_checkpoint_finds_no_room_stops_and_goes_on_when_there_is(
+    start, unbroken, expected, tmp_path
+):
+    workdir = tmp_path / "run"
+    # A checkpoint at steps 20 and 40; none of the logs is as large.
+    rarely = ("--config.run.checkpoint_epochs=0.9", "--config.run.histogram_epochs=0.0")
+    ended = start(workdir, *rarely).signal_at(signal.SIGTERM, "train", 5)
+    assert ended.code == 75, ended.stderr
+    checkpoints = stage_directory(workdir, "train") / "checkpoints"
+    good = newest(checkpoints)
+    # Less than a checkpoint's arrays need, more than all else does.
+    room = largest_file(newest(stage_directory(unbroken, "train") / "checkpoints")) - 1
+    assert room > 2 * (stage_directory(unbroken, "train") / METRICS).stat().st_size
+    ended = start(workdir, *rarely, file_limit=room).end()
+    assert ended.code == 74, ended.stderr
+    assert f"error: a checkpoint in {checkpoints} could not be written" in ended.stderr
+    assert newest(checkpoints) == good
+    ended = start(workdir, *rarely).end()
+    assert ended.code == 0, ended.stderr
+    assert f"train: going on from step {good.name}/45" in ended.stderr
+    assert_same_bits(everything(workdir), expected)
+
+
+def test_a_run_whose_log_finds_no_room_stops_after_saving_what_it_had_begun_to_save(
+    start, unbroken, tmp_path
+):
+    workdir = tmp_path / "run"
+    # Large enough for a checkpoint, too small for histograms of all the run.
+    room = largest_file(newest(stage_directory(unbroken, "train") / "checkpoints")) + 5000
+    often = "--config.run.histogram_epochs=0.01"
+    ended = start(workdir, often, file_limit=room).end()
+    assert ended.code == 74, ended.stderr
+    train = stage_directory(workdir, "train")
+    assert f"File too large: '{train}'" in ended.stderr.splitlines()[-1]
+    assert newest(train / "checkpoints").with_suffix(".seal").exists()
