@@ -1,8 +1,8 @@
-"""A first look: a small ResNet on scikit-learn's digits, trained, pruned, fine-tuned, measured.
+"""A first look: a small ResNet on scikit-learn's digits, trained, cut, fine-tuned and measured.
 
     python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Arguments: `smoke` for a run of seconds.
+Arguments: `smoke`, for a run of seconds.
 """
 
 from ml_collections import ConfigDict
@@ -13,14 +13,13 @@ from experiments import recipe
 def get_config(text: str = "") -> ConfigDict:
     """The recipe."""
     args = recipe.arguments(text, smoke=False)
-    epochs = 1 if args.smoke else 15
     return recipe.config(
         name="quickstart",
         data={"name": "digits", "batch_size": 64, "augment": [{"name": "pad_crop", "padding": 1}]},
-        model={"name": "resnet8", "width": 16},
-        stages=("train", "prune", "finetune", "evaluate"),
-        train={"epochs": epochs, "lr": 0.1, "warmup_epochs": 1.0},
-        prune={"epochs": epochs, "lr": 0.02, "keep_ratio": 0.2},
-        finetune={"epochs": epochs / 3, "lr": 0.005},
+        model={"name": "resnet8"},
+        stages=("train", "shrink", "finetune", "evaluate"),
+        train={"epochs": 1 if args.smoke else 20, "warmup_epochs": 0.0 if args.smoke else 1.0},
+        shrink={"keep_ratio": 0.4, "budget": "macs", "min_width": 4},
+        finetune={"epochs": 1 if args.smoke else 15, "lr": 0.05},
         evaluate={"batch_size": 64},
     )

@@ -192,7 +192,11 @@ class Checkpointer:
                 ]
             )
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=policy, best_fn=_score, create=True
+                preservation_policy=policy,
+                best_fn=_score,
+                create=True,
+                # Else a folder that cannot be made leaves threads that wait for it for minutes.
+                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             )
             self._opened = ocp.CheckpointManager(self._directory, options=options)
         return self._opened

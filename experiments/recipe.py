@@ -175,6 +175,7 @@ def _planned(name: str, section: Any) -> PlannedStage:
 def _check_order(recipe: Recipe) -> None:
     has_model = False
     names: set[str] = set()
+    kinds: set[str] = set()
     for stage in recipe.stages:
         if stage.name in names:
             raise ConfigError(
@@ -188,6 +189,13 @@ def _check_order(recipe: Recipe) -> None:
                 f"stages: {stage.name!r} needs a model, and no stage before it makes one; "
                 f"put {makers} before it"
             )
+        for kind in stage.stage.requires(stage.config):
+            if kind not in kinds:
+                raise ConfigError(
+                    f"stages: {stage.name!r} needs a stage of kind {kind!r} before it, as its "
+                    f"section is; put {kind} before it"
+                )
+        kinds.add(stage.kind)
         has_model = True
 
 

@@ -65,6 +65,8 @@ def run(
             load = partial(finished.model, context.network, meshes.replicated(context.mesh))
             model = load()
             context = dataclasses.replace(context, earlier={**context.earlier, planned.name: load})
+        directories = {**context.directories, planned.kind: directory}
+        context = dataclasses.replace(context, directories=directories)
         rows |= {row.name: row for row in finished.measures()}
         entries.append(_entry(planned, keys[planned.name], reused, finished, workdir))
     if jax.process_index() != 0 or not rows:
@@ -98,6 +100,7 @@ def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> 
         run=settings.run,
         preemption=preemption,
         earlier={},
+        directories={},
     )
 
 

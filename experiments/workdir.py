@@ -105,8 +105,9 @@ class Finished:
             tree = {"variables": result.model.variables}
             if result.model.masks is not None:
                 tree["masks"] = result.model.masks
-            with os_errors(self.directory), ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(self._model, tree, force=True)
+            handler = ocp.StandardCheckpointHandler()
+            with os_errors(self.directory), ocp.Checkpointer(handler) as checkpointer:
+                checkpointer.save(self._model, args=ocp.args.StandardSave(tree), force=True)
         if jax.process_index() != 0:
             return
         if result.model is not None:

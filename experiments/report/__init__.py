@@ -20,6 +20,7 @@ from experiments.report.machine import this_machine
 from experiments.report.pages import report_page, sweep_page
 from experiments.report.plots.costs import report_costs, sweep_costs
 from experiments.report.plots.curves import training_curves
+from experiments.report.plots.sensitivity import sensitivity_figure
 from experiments.report.plots.style import style
 from experiments.report.schema import (
     Curve,
@@ -33,8 +34,13 @@ from experiments.report.schema import (
     read_sweep,
 )
 from experiments.report.tables import model_tables
+from slim.prune import Sensitivity
+
+SENSITIVITY = "sensitivity.json"
+"""What `write_sensitivity` writes; `Sensitivity.from_json` reads it."""
 
 __all__ = [
+    "SENSITIVITY",
     "Curve",
     "Machine",
     "Report",
@@ -48,6 +54,7 @@ __all__ = [
     "table",
     "this_machine",
     "write",
+    "write_sensitivity",
     "write_sweep",
 ]
 
@@ -83,6 +90,21 @@ def write_sweep(sweep: Sweep, directory: Path | str) -> None:
         "sweep.json": to_json(sweep).encode(),
         "sweep.png": _png(sweep_costs(sweep)),
         "sweep.md": sweep_page(sweep, pictures).encode(),
+    }
+    _write(files, Path(directory))
+
+
+def write_sensitivity(sensitivity: Sensitivity, score: str, directory: Path | str) -> None:
+    """Writes `sensitivity.json` and `sensitivity.png`, each whole or not at all.
+
+    Args:
+        sensitivity: of the metric minus the loss.
+        score: the name of the score that the estimates are sums of.
+        directory: where to.
+    """
+    files = {
+        "sensitivity.png": _png(sensitivity_figure(sensitivity, score)),
+        SENSITIVITY: sensitivity.to_json().encode(),
     }
     _write(files, Path(directory))
 

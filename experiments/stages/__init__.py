@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from experiments.stages import evaluate, finetune, load, prune, shrink, train
+from experiments.stages import evaluate, finetune, load, prune, sensitivity, shrink, train
 from experiments.stages.stage import Context, Model, Result, Stage
 
 STAGES: Mapping[str, Stage] = {
     "train": train.STAGE,
     "load": load.STAGE,
     "prune": prune.STAGE,
+    "sensitivity": sensitivity.STAGE,
     "shrink": shrink.STAGE,
     "finetune": finetune.STAGE,
     "evaluate": evaluate.STAGE,

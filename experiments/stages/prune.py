@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import jax
 import optax
 import pydantic
 from pydantic import Field
 
-from experiments.schema import Schema, unknown_name
-from experiments.stages.stage import Context, Model, Result, Stage, train
+from experiments.schema import ConfigError, Schema, unknown_name
+from experiments.stages.stage import Context, Model, Result, Stage, make_job, train
 from experiments.train import TrainConfig
 from slim.prune import (
     DISTRIBUTIONS,
@@ -21,8 +22,9 @@ from slim.prune import (
     sparsify,
 )
 
+# An optimizer sees parameters and gradients, and masks are of single weights.
 TABLES: Mapping[str, Mapping[str, Any]] = {
-    "score": SCORES,
+    "score": {n: s for n, s in SCORES.items() if set(s.needs) <= {"grads"} and s.weights},
     "distribution": DISTRIBUTIONS,
     "structure": STRUCTURES,
     "sparsity_schedule": SCHEDULES,
@@ -97,8 +99,18 @@ class PruneConfig(TrainConfig):
 
 
 def run(context: Context, config: PruneConfig, model: Model | None) -> Result:
-    """Trains the model before it while its masks close."""
+    """Trains the model before it while its masks close.
+
+    Raises:
+        ConfigError: rules that decide nothing, a structure that does not fit the weights, or a
+            schedule that does not fit into the steps.
+    """
     assert model is not None
+    steps = make_job(context, config).total_steps
+    try:
+        jax.eval_shape(config.wrap(optax.identity(), steps).init, model.variables["params"])
+    except ValueError as error:
+        raise ConfigError(f"{context.name}: {error}") from None
     outcome = train(context, config, model, config.wrap)
     masks = find_masks(outcome.opt_state)
     # An average of weights still remembers those that were removed.

@@ -1,39 +1,31 @@
 """Cuts whole structures (channels, heads, hidden units) out of the model: it becomes smaller."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from typing import Annotated
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import pydantic
 from pydantic import Field
 
-from experiments import mesh as meshes
-from experiments.network import Network, pixels
 from experiments.schema import ConfigError, Schema, unknown_name
+from experiments.stages import evidence, sensitivity
 from experiments.stages.stage import Context, Model, Result, Stage
 from slim import graph
 from slim.prune import (
     GROUP_DISTRIBUTIONS,
     NORMALISATIONS,
-    SCORES,
-    Evidence,
     Limits,
+    by_sensitivity,
     fit_widths,
-    measure_gradients,
     plan_widths,
-    score_groups,
     width_costs,
 )
+from slim.prune.widths import GroupDistribution
 
-# What can be measured on the way; activation scores need taps that this stage does not set.
-MEASURED = {"grads", "squared_grads", "key"}
-TABLES: Mapping[str, Mapping[str, Any]] = {
-    "score": {name: s for name, s in SCORES.items() if set(s.needs) <= MEASURED},
+SENSITIVITY = "sensitivity"
+TABLES: Mapping[str, Collection[str]] = {
+    "score": evidence.GROUP_SCORES,
     "normalisation": NORMALISATIONS,
-    "distribution": GROUP_DISTRIBUTIONS,
+    "distribution": {*GROUP_DISTRIBUTIONS, SENSITIVITY},
 }
 
 
@@ -61,7 +53,8 @@ class ShrinkConfig(Schema):
         budget: of what: `params`, `bytes`, `macs`.
         score: what a unit is worth; a name of `slim.prune.SCORES`.
         normalisation: what makes scores of groups comparable; of `slim.prune.NORMALISATIONS`.
-        distribution: which units go first; of `slim.prune.GROUP_DISTRIBUTIONS`.
+        distribution: which units go first; of `slim.prune.GROUP_DISTRIBUTIONS`, or `sensitivity`:
+            as the newest `sensitivity` stage before this one found; choose its score here too.
         min_width: the fewest units left in a group.
         round_to: widths are multiples of this, so that the device likes them.
         rules: other limits for some groups.
@@ -98,26 +91,24 @@ def run(context: Context, config: ShrinkConfig, model: Model | None) -> Result:
     """Scores the groups of the model, fits their widths to the budget, and cuts.
 
     Raises:
-        ConfigError: the budget cannot be met, or a rule decides nothing.
+        ConfigError: the budget cannot be met, a rule decides nothing, the score does not fit the
+            model, or the sensitivity was measured at other sizes.
     """
     assert model is not None
-    network = context.network.shrunk(model.plans)
-    traced = network.graph()
-    evidence = _evidence(context, config, network, model)
-    scores = score_groups(
-        SCORES[config.score],
-        evidence,
-        graph.groups(traced),
-        normalisation=NORMALISATIONS[config.normalisation],
+    traced, scores = evidence.rate_groups(
+        context,
+        model,
+        score=config.score,
+        batches=config.batches,
+        normalisation=config.normalisation,
     )
-    ranked = {name: np.asarray(values) for name, values in scores.items()}
     cost = width_costs(traced)[config.budget]
     try:
         widths = fit_widths(
-            ranked,
+            scores,
             cost,
             config.keep_ratio * cost({}),
-            distribution=GROUP_DISTRIBUTIONS[config.distribution],
+            distribution=_distribution(context, config.distribution),
             limits=[
                 (rule.pattern, Limits(rule.min_width, rule.round_to, rule.keep or None))
                 for rule in config.rules
@@ -126,36 +117,21 @@ def run(context: Context, config: ShrinkConfig, model: Model | None) -> Result:
         )
     except ValueError as error:
         raise ConfigError(f"{context.name}: {error}") from None
-    plan = plan_widths(traced, ranked, widths)
+    plan = plan_widths(traced, scores, widths)
     masks = None
     if model.masks is not None:
         masks = graph.shrink(plan, {"params": model.masks})["params"]
     return Result(Model(graph.shrink(plan, model.variables), masks, (*model.plans, plan)))
 
 
-def _evidence(context: Context, config: ShrinkConfig, network: Network, model: Model) -> Evidence:
-    """What the score needs, on training batches without augmentation, in evaluation mode."""
-    params = {"params": model.variables["params"]}
-    rest = {name: tree for name, tree in model.variables.items() if name != "params"}
-    key = jax.random.key(context.stage_seed)
-    if not set(SCORES[config.score].needs) & {"grads", "squared_grads"}:
-        return Evidence(params, key=key)
-
-    def loss(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        logits = network.predict({**params, **rest}, pixels(batch["image"]))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-
-    def batches() -> Iterator[dict[str, jax.Array]]:
-        found = context.dataset.batches(
-            context.stage_seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        for _ in range(config.batches):
-            yield meshes.put_batch(next(found), context.mesh)
-
-    measured = measure_gradients(loss, jax.tree.map(jnp.asarray, params), batches())
-    return measured._replace(key=key)
+def _distribution(context: Context, name: str) -> GroupDistribution:
+    if name == SENSITIVITY:
+        return by_sensitivity(sensitivity.measured(context))
+    return GROUP_DISTRIBUTIONS[name]
 
 
-STAGE = Stage(ShrinkConfig, run, needs_model=True)
+def _requires(config: ShrinkConfig) -> tuple[str, ...]:
+    return ("sensitivity",) if config.distribution == SENSITIVITY else ()
+
+
+STAGE = Stage(ShrinkConfig, run, needs_model=True, requires=_requires)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ class Context:
         run: how often to save and show.
         preemption: whether to stop early.
         earlier: loads the models of the stages before, by name, in order.
+        directories: of the stages before, by kind; of two of a kind the later's.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Context:
     run: RunConfig
     preemption: Preemption
     earlier: dict[str, Callable[[], Model]]
+    directories: dict[str, Path]
 
     @property
     def stage_seed(self) -> int:
@@ -99,12 +101,14 @@ class Stage(NamedTuple):
         config: its section of the config.
         run: from the context, the config and the model before it (None where there is none).
         needs_model: whether there must be one.
+        requires: from the config, the kinds of stages that must stand before it.
         version: goes into the key of its results; raised when it computes something else.
     """
 
     config: type[Schema]
     run: Callable[[Context, Any, Model | None], Result]
     needs_model: bool
+    requires: Callable[[Any], Iterable[str]] = lambda config: ()
     version: int = 1
 
 

@@ -37,8 +37,9 @@ def infer(graph: Graph, params: Mapping[str, Dims] | None = None) -> Inferred:
     """The axes of every value of `graph`.
 
     Data is frozen, and what has no rule. Outputs are frozen too, unless `params` is given (then
-    they come out small); an output that is a parameter's new value (its path ends in the
-    parameter's, and it has its shape: batch statistics) has the parameter's axes.
+    they come out small). An output that is a parameter's new value, batch statistics say, has the
+    parameter's axes; it is one if its path ends in the parameter's (a path with a name in it, not
+    only positions) and shape and type are the parameter's.
 
     Args:
         graph: the graph.
@@ -58,9 +59,9 @@ def infer(graph: Graph, params: Mapping[str, Dims] | None = None) -> Inferred:
     )
     names = list(paths.flatten(graph.outputs))
     for name, var, dims in zip(names, jaxpr.outvars, scope.outs, strict=True):
-        updated = _updated(name, shape_of(var), of_params)
+        updated = _updated(name, var, shapes)
         if updated is not None:
-            for axis, known in zip(dims, updated, strict=True):
+            for axis, known in zip(dims, of_params[updated], strict=True):
                 axes.unify(axis, known, _said(f"output {name} and the parameter that it updates"))
         elif params is None:
             for axis in dims:
@@ -82,13 +83,19 @@ def _data(graph: Graph) -> list[Dims]:
     return dims
 
 
-def _updated(name: str, shape: tuple[int, ...], params: Mapping[str, Dims]) -> Dims | None:
-    """The axes of the parameter whose new value an output is, if it is one."""
+def _updated(name: str, var: Any, params: Mapping[str, jax.ShapeDtypeStruct]) -> str | None:
+    """The path of the parameter whose new value an output is, if it is one."""
     parts = name.split("/")
     for start in range(len(parts)):
         path = "/".join(parts[start:])
-        if path in params and tuple(axis.size for axis in params[path]) == shape:
-            return params[path]
+        like = params.get(path)
+        named = any(part and not part.isdigit() for part in parts[start:])
+        if (
+            like is not None
+            and named
+            and (like.shape, like.dtype) == (shape_of(var), var.aval.dtype)
+        ):
+            return path
     return None
 
 
@@ -110,17 +117,7 @@ def walk(
         scope.dims[var] = fresh(shape_of(var))
     scope.dims.update(zip(jaxpr.invars, ins, strict=True))
     for i, eqn in enumerate(jaxpr.eqns):
-        calls = 0
-
-        def enter(inner: Jaxpr, consts: Sequence[Any], ins: Sequence[Dims]) -> Scope:
-            nonlocal calls
-            calls += 1
-            # The first jaxpr of an equation is what it computes; a custom derivative comes after.
-            custom = eqn.primitive.name.startswith("custom_") and calls > 1  # noqa: B023
-            nested = (eqn, *callers)  # noqa: B023
-            return walk(inner, consts, ins, derivatives=derivatives and not custom, callers=nested)
-
-        flow = Flow(eqn, callers, enter, derivatives)
+        flow = Flow(eqn, callers, partial(walk, callers=(eqn, *callers)), derivatives)
         outs = rule_of(eqn.primitive.name).axes(flow, eqn, [scope.of(var) for var in eqn.invars])
         scope.dims.update(zip(eqn.outvars, outs, strict=True))
         if flow.scopes:

@@ -230,7 +230,8 @@ def mask(plan: Plan, params: PyTree) -> PyTree:
                 stays = np.zeros(leaf.shape[dim], bool)
                 stays[kept] = True
                 stays = stays.reshape([-1 if d == dim else 1 for d in range(leaf.ndim)])
-                leaf = jnp.where(stays, leaf, jnp.zeros((), leaf.dtype))
+                where = np.where if isinstance(leaf, np.ndarray) else jnp.where
+                leaf = where(stays, leaf, np.zeros((), leaf.dtype))
         return leaf
 
     return paths.map_with_path(masked, params)

@@ -38,10 +38,12 @@ class Sensitivity:
 
     Attributes:
         baseline: the metric with nothing pruned.
-        curves: of each group, by name, points of falling width.
+        sizes: of each group, by name, how many units it had.
+        curves: of each group, points of falling width.
     """
 
     baseline: float
+    sizes: Mapping[str, int]
     curves: Mapping[str, tuple[Point, ...]]
 
     def to_json(self) -> str:
@@ -57,7 +59,7 @@ class Sensitivity:
         """
         try:
             fields = json.loads(text)
-            version, baseline = fields["version"], fields["baseline"]
+            version, baseline, sizes = (fields[each] for each in ("version", "baseline", "sizes"))
             curves = {
                 name: tuple(Point(**point) for point in points)
                 for name, points in fields["curves"].items()
@@ -66,7 +68,7 @@ class Sensitivity:
             raise ValueError(f"not a sensitivity: {error!r}; write one with to_json") from error
         if version != VERSION:
             raise ValueError(f"the sensitivity has version {version!r}; this reads {VERSION}")
-        return cls(baseline, curves)
+        return cls(baseline, sizes, curves)
 
 
 def measure_sensitivity(
@@ -104,7 +106,8 @@ def measure_sensitivity(
             estimate = float(np.delete(each, kept).sum())
             points.append(Point(keep, width, float(evaluate(plan)), estimate))
         curves[name] = tuple(points)
-    return Sensitivity(float(evaluate(whole)), curves)
+    sizes = {name: each.size for name, each in values.items()}
+    return Sensitivity(float(evaluate(whole)), sizes, curves)
 
 
 def by_sensitivity(sensitivity: Sensitivity) -> GroupDistribution:
@@ -114,7 +117,7 @@ def by_sensitivity(sensitivity: Sensitivity) -> GroupDistribution:
     no group is cut further than was measured while another can be.
 
     Raises:
-        ValueError: when applied to a group that was not measured.
+        ValueError: when applied to a group that was not measured, or was at another size.
     """
 
     def order(scores: Mapping[str, np.ndarray]) -> Order:
@@ -130,6 +133,11 @@ def _expected_drops(sensitivity: Sensitivity, name: str, size: int) -> np.ndarra
         near = paths.nearest(name, sensitivity.curves) or sorted(sensitivity.curves)[:3]
         raise ValueError(
             f"the sensitivity of group {name!r} was not measured; nearest: {', '.join(near)}"
+        )
+    if sensitivity.sizes[name] != size:
+        raise ValueError(
+            f"the sensitivity of group {name!r} was measured when it had "
+            f"{sensitivity.sizes[name]} units, and it has {size}: measure it anew"
         )
     points = sensitivity.curves[name]
     removed = [0, *(size - point.width for point in points)]

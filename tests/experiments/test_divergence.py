@@ -17,9 +17,7 @@ FAST = {"optimizer": "sgd", "schedule": "constant", "lr": 0.1}
 def poisoned(job, example):
     """The job with one image that its augmentation turns into infinities, and its first step."""
     job.dataset.train.images[example] = 255  # no other image is as bright
-    step = next(
-        s for s in range(20) if (job.dataset.batch_at(job.seed, s)["image"] == 255).any()
-    )
+    step = next(s for s in range(20) if (job.dataset.batch_at(job.seed, s)["image"] == 255).any())
     return step
 
 
@@ -30,9 +28,10 @@ def explode(key, images):
 
 def good_checkpoints(job):
     """The steps of a job's checkpoints, after a look at all their numbers."""
-    steps = [int(c.name) for c in (job.directory / "checkpoints").iterdir() if c.name.isdigit()]
+    checkpoints = job.directory / "checkpoints"
+    steps = [int(c.name) for c in checkpoints.glob("*") if c.name.isdigit()]
     for step in steps:
-        found = arrays(job.directory / "checkpoints" / str(step) / "state")
+        found = arrays(checkpoints / str(step) / "state")
         assert all(np.isfinite(a).all() for a in found.values())
     return steps
 
@@ -44,9 +43,8 @@ def test_a_bad_batch_stops_the_run_with_its_step_and_the_parameters(make_job):
     with pytest.raises(Diverged) as caught:
         trained(job)
     message = str(caught.value)
-    assert f"train: step {step}: loss nan; gradients that are not finite: 4 of 4" in message
-    for name in ("head/bias", "head/kernel", "hidden1/bias", "hidden1/kernel"):
-        assert name in message
+    assert f"train: step {step}: loss nan; gradients that are not finite: 3 of 4" in message
+    assert "(head/bias, head/kernel, hidden1/kernel)" in message  # NaN has no side of a ReLU
     assert "train.on_nan='rollback'" in message
     steps = good_checkpoints(job)
     assert max(steps) in (step, step - 1)
@@ -57,8 +55,6 @@ def test_a_bad_batch_stops_the_run_with_its_step_and_the_parameters(make_job):
 
 def test_an_update_that_overflows_is_caught_before_it_is_saved(make_job):
     job = make_job(optimizer="sgd", schedule="constant", lr=1e38, momentum=0.0, weight_decay=0.0)
-    huge = jax.tree.map(lambda p: p, job.network.init(jax.random.key(0)))
-    assert huge
     with pytest.raises(Diverged, match="not finite: .*; the largest parameter is"):
         trained(job)
     good_checkpoints(job)
@@ -76,7 +72,7 @@ def brittle(limit, after):
 
         def update(updates, count, params=None):
             del params
-            bad = (optax.global_norm(updates) > limit) & (count >= after)
+            bad = (optax.tree.norm(updates) > limit) & (count >= after)
             return jax.tree.map(lambda u: jnp.where(bad, jnp.nan, u), updates), count + 1
 
         return optax.chain(optimizer, optax.GradientTransformation(init, update))
@@ -104,7 +100,7 @@ def test_rollback_goes_on_at_half_the_rate_until_it_works(limit, scale, make_job
     calm = trained(make_job(changes={"wrap": brittle(np.inf, after=6)}, **STEADY))
     start = job.network.init(jax.random.key(0))
     moved, full = (
-        float(optax.global_norm(jax.tree.map(jnp.subtract, o.variables, start)))
+        float(optax.tree.norm(jax.tree.map(jnp.subtract, o.variables, start)))
         for o in (outcome, calm)
     )
     assert moved < full

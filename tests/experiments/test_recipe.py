@@ -48,6 +48,10 @@ def test_a_config_resolves_to_what_its_fields_do():
         ({"train": {"lrr": 1.0}}, r"train: unknown name 'lrr'; did you mean 'lr'\?"),
         ({"train": {"optimizer": "sdg"}}, r"train\.optimizer.*unknown name 'sdg'.*'sgd'"),
         ({"prune": {"keep_ratio": 1.3}}, r"prune\.keep_ratio = 1\.3"),
+        (
+            {"prune": {"score": "wanda"}},
+            r"prune\.score.*unknown name 'wanda'.*Known: gradient_norm",
+        ),
         ({"prune": {"begin": 0.8, "end": 0.7}}, r"prune: begin = 0\.8 must be below end = 0\.7"),
         ({"prune": {"keep": "best"}}, r"prune: keep = 'best' would hand on the densest"),
         ({"model": {"name": "mpl"}}, r"model.*'mpl'.*'mlp'"),

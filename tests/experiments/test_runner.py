@@ -186,6 +186,19 @@ def test_a_shrunk_model_is_rebuilt_from_its_files(shrunk, workdir):
         assert row.loss == shrunk.models[name].loss
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"select": [{"pattern": "conv*", "prune": True}]}, r"'conv\*' matches no parameter"),
+        ({"structure": "block_16x16"}, r"prune: .*block"),
+        ({"sparsity_schedule": "progressive", "updates": 2}, r"prune: window .* too short"),
+    ],
+)
+def test_pruning_that_cannot_be_is_refused_before_it_trains(first, workdir, section, message):
+    with pytest.raises(ConfigError, match=message):
+        run(workdir, stages=("train", "prune"), prune=section)
+
+
 def test_a_budget_out_of_reach_is_refused(first, workdir):
     with pytest.raises(ConfigError, match=r"shrink: target .* is out of reach"):
         run(workdir, stages=("train", "shrink"), shrink={"keep_ratio": 0.5, "min_width": 16})

@@ -31,8 +31,9 @@ def test_a_workdir_is_free_after_its_user(tmp_path):
     for _ in range(2):
         with workdir.locked(tmp_path):
             assert (tmp_path / ".lock").read_text() == str(os.getpid())
-            with pytest.raises(workdir.Busy, match=f"process {os.getpid()};"), workdir.locked(
-                tmp_path
+            with (
+                pytest.raises(workdir.Busy, match=f"process {os.getpid()};"),
+                workdir.locked(tmp_path),
             ):
                 pass
 

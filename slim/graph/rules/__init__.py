@@ -16,6 +16,7 @@ from slim.graph.rules import (
     ranges,
     reduction,
     shape,
+    sharding,
 )
 from slim.graph.rules.removed import unknown
 from slim.graph.rules.rule import Rule, unchanged
@@ -32,6 +33,7 @@ RULES: Mapping[str, Rule] = {
     **random.RULES,
     **control.RULES,
     **custom.RULES,
+    **sharding.RULES,
 }
 
 

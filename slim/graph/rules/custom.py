@@ -58,7 +58,7 @@ def jvp_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
 
     primals = _shapes(eqn.invars)
     closed: ClosedJaxpr = jax.make_jaxpr(jvp)(primals, _pick(primals, given))
-    results = flow.enter(closed.jaxpr, closed.consts, [*ins, *_pick(ins, given)])
+    results = flow.enter(closed.jaxpr, closed.consts, [*ins, *_pick(ins, given)], derivative=True)
     for dims, other in zip([*outs, *_pick(outs, made)], results, strict=True):
         flow.unify_all(dims, other)
     return outs
@@ -101,14 +101,16 @@ def vjp_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
         return pullback(_fill(made, cotangents, [_no_tangent(var.aval) for var in eqn.outvars]))
 
     ahead: ClosedJaxpr = jax.make_jaxpr(forward)(*_shapes(eqn.invars))
-    results = flow.enter(ahead.jaxpr, ahead.consts, ins)
+    results = flow.enter(ahead.jaxpr, ahead.consts, ins, derivative=True)
     residuals = results[len(outs) :]
     for dims, other in zip(outs, results, strict=False):
         flow.unify_all(dims, other)
     back: ClosedJaxpr = jax.make_jaxpr(backward)(
         _shapes(ahead.jaxpr.outvars[len(outs) :]), _pick(_shapes(eqn.outvars), made)
     )
-    cotangents = flow.enter(back.jaxpr, back.consts, [*residuals, *_pick(outs, made)])
+    cotangents = flow.enter(
+        back.jaxpr, back.consts, [*residuals, *_pick(outs, made)], derivative=True
+    )
     for dims, other in zip(_pick(ins, given), cotangents, strict=True):
         flow.unify_all(dims, other)
     return outs

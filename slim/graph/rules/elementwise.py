@@ -10,7 +10,7 @@ from scipy import special
 from slim.graph import primitives
 from slim.graph.axes import Dims
 from slim.graph.rules.flow import Flow
-from slim.graph.rules.removed import UNKNOWN, Known, Removed, agreed, carry, only_zero
+from slim.graph.rules.removed import UNKNOWN, Known, Removed, agreed, carry
 from slim.graph.rules.rule import Rule, unchanged
 from slim.graph.rules.scope import Step, shape_of
 
@@ -105,7 +105,8 @@ def fold(eqn: JaxprEqn, values: list[float | None]) -> float | None:
     and divisors not zero, or the masked function would not be finite either.
     """
     name = eqn.primitive.name
-    if name in ("mul", "and") and 0 in values:
+    finite = all(value is None or np.isfinite(value) for value in values)
+    if name in ("mul", "and") and 0 in values and finite:
         return 0.0
     if name == "div" and values[0] == 0 and values[1] is None:
         return 0.0
@@ -151,17 +152,10 @@ def each_carried(removed: Removed, step: Step, known: list[Known]) -> list[Known
     ]
 
 
-def each_zero(removed: Removed, step: Step, known: list[Known]) -> list[Known]:
-    """Each result is zero where the operand in its place is; nothing else is known."""
-    return [only_zero(each) for each in known[: len(step.outs)]] or [UNKNOWN for _ in step.outs]
-
-
-COPIES = primitives.names("optimization_barrier device_put name sharding_constraint pvary")
-SUMS_OVER_DEVICES = primitives.names("psum psum2 psum_invariant pmax pmin ppermute pcast")
+COPIES = primitives.names("optimization_barrier device_put name sharding_constraint pvary pcast")
 
 RULES = {
     **{name: Rule(same_axes, folded, unchanged) for name in primitives.ELEMENTWISE - COPIES},
     **{name: Rule(each_alone, each_carried, unchanged) for name in COPIES},
-    **{name: Rule(each_alone, each_zero, unchanged) for name in SUMS_OVER_DEVICES},
     "threefry2x32": Rule(same_axes, lambda removed, step, known: [UNKNOWN] * 2, unchanged),
 }

@@ -17,7 +17,7 @@ class Flow:
         self,
         eqn: JaxprEqn,
         callers: tuple[JaxprEqn, ...],
-        enter: Callable[[Jaxpr, Sequence[Any], Sequence[Dims]], Scope],
+        enter: Callable[..., Scope],
         derivatives: bool,
     ) -> None:
         self.eqn = eqn
@@ -50,8 +50,15 @@ class Flow:
         self.freeze([axis], text)
         return axis
 
-    def enter(self, jaxpr: Jaxpr, consts: Sequence[Any], ins: Sequence[Dims]) -> list[Dims]:
-        """Walk a jaxpr inside the equation; its outputs' axes."""
-        scope = self._enter(jaxpr, consts, ins)
+    def enter(
+        self,
+        jaxpr: Jaxpr,
+        consts: Sequence[Any],
+        ins: Sequence[Dims],
+        *,
+        derivative: bool = False,
+    ) -> list[Dims]:
+        """Walk a jaxpr inside the equation (a derivative's without derivatives of its own)."""
+        scope = self._enter(jaxpr, consts, ins, derivatives=self.derivatives and not derivative)
         self.scopes.append(scope)
         return scope.outs

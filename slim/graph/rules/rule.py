@@ -20,11 +20,7 @@ from slim.graph.rules.removed import Known, Removed
 from slim.graph.rules.scope import Resize, Step, bind
 
 AxesRule = Callable[[Flow, JaxprEqn, list[Dims]], list[Dims]]
-
-
 RemovedRule = Callable[[Removed, Step, list[Known]], list[Known]]
-
-
 ReplayRule = Callable[[Resize, Step, list[Any]], list[Any]]
 
 

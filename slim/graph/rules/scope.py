@@ -22,7 +22,7 @@ class Correction(NamedTuple):
     """
 
     dim: int
-    add: Callable[["Kept", Callable[[Any], Any], Any], Any]
+    add: Callable[[Kept, Callable[[Any], Any], Any], Any]
 
 
 @dataclass
@@ -50,11 +50,6 @@ class Scope:
         if isinstance(operand, Literal):
             return fresh(np.shape(operand.val))
         return self.dims[operand]
-
-    @property
-    def ins(self) -> list[Dims]:
-        """The axes of the jaxpr's inputs."""
-        return [self.dims[var] for var in self.jaxpr.invars]
 
     @property
     def outs(self) -> list[Dims]:

@@ -21,16 +21,19 @@ compiled = partial(
 
 
 def random_like(tree, seed=0):
-    """Random parameters of the shapes of `tree`: small, and positive where there is one dim."""
+    """Random parameters of the shapes of `tree`: small, and positive where there is one dim.
+
+    NumPy's, so that preparing them compiles nothing.
+    """
     rng = np.random.default_rng(seed)
 
     def leaf(like):
         if not jnp.issubdtype(like.dtype, jnp.floating):
-            return jnp.zeros(like.shape, like.dtype)
+            return np.zeros(like.shape, like.dtype)
         value = rng.normal(size=like.shape) / np.sqrt(max(1, np.prod(like.shape[:-1])))
         if len(like.shape) == 1:
             value = 0.5 + np.abs(value) / 2
-        return jnp.asarray(value, like.dtype)
+        return np.asarray(value, like.dtype)
 
     return jax.tree.map(leaf, tree)
 
@@ -81,17 +84,18 @@ def assert_exact(fn, params, *inputs, ratio=0.5, seed=0, tolerance=1e-5, gradien
         outputs = shrink(plan, fn(put_back(plan, small, params), *inputs))
         return loss_of(outputs), outputs
 
-    if gradients:
-        got, got_grads, want, want_grads = (
-            each
-            for loss in (small_loss, masked_loss)
-            for each in reversed(compiled(jax.grad(loss, has_aux=True, allow_int=True))(small))
-        )
-        for a, b in zip(*map(jax.tree.leaves, (got_grads, want_grads)), strict=True):
-            if a.dtype != jax.dtypes.float0:
-                assert_close(a, b, tolerance)
-    else:
-        got, want = compiled(small_loss)(small)[1], compiled(masked_loss)(small)[1]
+    def both(small):
+        if not gradients:
+            return [(loss(small)[1], None) for loss in (small_loss, masked_loss)]
+        derive = [
+            jax.grad(loss, has_aux=True, allow_int=True) for loss in (small_loss, masked_loss)
+        ]
+        return [tuple(reversed(each(small))) for each in derive]
+
+    (got, got_grads), (want, want_grads) = compiled(both)(small)
+    for a, b in zip(*map(jax.tree.leaves, (got_grads, want_grads)), strict=True):
+        if a.dtype != jax.dtypes.float0:
+            assert_close(a, b, tolerance)
     assert_close(got, want, tolerance)
     return {group.name: group for group in groups(graph)}
 

@@ -5,15 +5,20 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 PROGRAMS = {}
 
 
-def program(sizes, gradients=True):
-    """Register a maker of (function, parameters, input) with the sizes of its groups, sorted."""
+def program(sizes, gradients=False, differentiable=True):
+    """Register a maker of (function, parameters, input) with the sizes of its groups, sorted.
+
+    `gradients`: whether every run compares them, not only the slow one.
+    """
 
     def register(make):
-        PROGRAMS[make.__name__] = (make, sizes, gradients)
+        PROGRAMS[make.__name__] = (make, sizes, gradients, differentiable)
         return make
 
     return register
@@ -50,7 +55,7 @@ def mlp():
     return fn, params, TOKENS
 
 
-@program(sizes=[10, 16])
+@program(sizes=[10, 16], gradients=True)
 def gated_linear_unit():
     """SwiGLU, both halves from one kernel: half of it is one group."""
     params = {"in": normal(10, 10), "up": normal(10, 32), "down": normal(16, 3)}
@@ -268,7 +273,7 @@ def tied_embedding():
     return fn, params, TOKENS
 
 
-@program(sizes=[5])
+@program(sizes=[5], gradients=True)
 def lstm():
     """Four gates from one kernel in a scan: gates are cut alike, and so is the state."""
     params = {"x": normal(10, 20), "h": normal(5, 20), "b": normal(20), "out": normal(5, 2)}
@@ -288,7 +293,7 @@ def lstm():
     return fn, params, TOKENS
 
 
-@program(sizes=[7, 8])
+@program(sizes=[7, 8], gradients=True)
 def scanned_layers():
     """A stack of layers in one scan is cut alike in every layer."""
     params = {
@@ -305,7 +310,7 @@ def scanned_layers():
     return fn, params, TOKENS
 
 
-@program(sizes=[8], gradients=False)
+@program(sizes=[8], differentiable=False)
 def while_loop():
     params = {"in": normal(10, 8), "w": normal(8, 8), "out": normal(8, 2)}
 
@@ -319,7 +324,7 @@ def while_loop():
     return fn, params, TOKENS
 
 
-@program(sizes=[6, 8])
+@program(sizes=[6, 8], gradients=True)
 def branches():
     params = {"in": normal(10, 8), "a": normal(8, 6), "b": normal(8, 6), "out": normal(6, 2)}
 
@@ -331,11 +336,31 @@ def branches():
     return fn, params, TOKENS
 
 
-@program(sizes=[8])
+@program(sizes=[8], gradients=True)
 def rematerialised():
     params = {"in": normal(10, 8), "out": normal(8, 2)}
     hidden = jax.checkpoint(lambda w, x: jnp.zeros((2, 6, 8)) + jnp.sin(x @ w))
     return lambda p, x: hidden(p["in"], x) @ p["out"], params, TOKENS
+
+
+@program(sizes=[5, 8], gradients=True)
+def over_a_mesh():
+    """Rows over one mesh axis, the contracted width over the other: other widths are free."""
+    params = {"in": normal(10, 8), "up": normal(8, 5), "down": normal(5, 8), "out": normal(8, 2)}
+
+    def local(w, x):
+        x = jax.nn.relu(x @ w["in"]) @ w["up"]
+        rows = jax.lax.psum(jax.nn.silu(x) @ w["down"] @ w["out"], "tensor")
+        return jax.lax.psum_scatter(rows, "data", scatter_dimension=1, tiled=True)
+
+    def fn(p, x):
+        mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+        specs = {"in": P(), "up": P(), "down": P(None, "tensor"), "out": P("tensor")}
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(specs, P("data")), out_specs=P(None, "data")
+        )(p, x)
+
+    return fn, params, TOKENS
 
 
 @jax.custom_vjp
@@ -349,7 +374,7 @@ scaled.defvjp(
 )
 
 
-@program(sizes=[8])
+@program(sizes=[8], gradients=True)
 def custom_vjp():
     """The backward rule carries sizes of its own."""
     params = {"in": normal(10, 8), "s": normal(8), "out": normal(8, 2)}
@@ -364,7 +389,7 @@ def cube(x):
 cube.defjvps(lambda g, _, x: 3 * x * x * g + jnp.zeros((2, 6, 8)))
 
 
-@program(sizes=[8])
+@program(sizes=[8], gradients=True)
 def custom_jvp():
     """The tangent rule carries sizes of its own."""
     params = {"in": normal(10, 8), "out": normal(8, 2)}
@@ -393,7 +418,7 @@ def centred_backward(kept, g):
 centred.defvjp(centred_forward, centred_backward)
 
 
-@program(sizes=[8])
+@program(sizes=[8], gradients=True)
 def custom_norm():
     """The forward rule's variance is corrected as the function's own is."""
     params = {"in": normal(10, 8), "s": normal(8), "out": normal(8, 2)}
@@ -541,7 +566,7 @@ def sum_of_sigmoids():
     return lambda p, x: jax.nn.sigmoid(x @ p["in"]).sum(-1), params, TOKENS
 
 
-@program(sizes=[8])
+@program(sizes=[8], gradients=True)
 def layer_norm_two_passes():
     """Removed entries deviate by the mean; the sum of squares is corrected for them."""
     params = {"in": normal(10, 8), "s": normal(8), "out": normal(8, 2)}

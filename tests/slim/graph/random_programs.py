@@ -294,11 +294,11 @@ def run(recipe, net, x):
 def build(recipe, seed=0):
     """(function, parameters, input) of a recipe, in double precision."""
     rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.normal(size=(BATCH, LENGTH, 6)))
+    x = rng.normal(size=(BATCH, LENGTH, 6))
     net = Net(None)
     jax.eval_shape(lambda x: run(recipe, net, x), x)
     params = {
-        name: jnp.asarray(rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[:-1]))))
+        name: rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[:-1])))
         for name, shape in net.shapes.items()
     }
     return lambda p, x: run(recipe, Net(p), x), params, x

@@ -150,3 +150,13 @@ def test_frozen_groups_say_what_froze_them_and_where():
     assert "reduce_max at test_plan.py" in reasons["up:1"][0]
     assert reasons["up:0"] == ("input 0",)
     assert not groups(trace(fn, PARAMS, X))
+
+
+def test_only_a_named_output_is_a_parameters_new_value():
+    """Outputs at the position and of the shape of a parameter are still outputs."""
+    x = jnp.ones((8, 8))
+    for params in (jnp.ones((8, 8)), [jnp.ones((8, 8))]):
+        graph = trace(lambda p, x: [x @ jax.tree.leaves(p)[0]], params, x)
+        assert not groups(graph)
+    named = trace(lambda p, x: {"w": p["w"] + x.sum()}, {"w": jnp.ones((8, 8))}, x)
+    assert [group.name for group in groups(named)] == ["w:0", "w:1"]

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from slim.graph import cost, groups, make_plan, mask, replay, shrink, trace
-from tests.slim.graph.exactness import assert_close, random_like, random_plan
+from tests.slim.graph.exactness import assert_close, compiled, random_like, random_plan
 
 IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
 
@@ -56,7 +56,7 @@ def test_the_training_loss_follows_the_plan_of_the_evaluation():
     plan = random_plan(trace(evaluate(module), variables, images))
     small_loss = replay(trace(loss, variables, images, KEY), plan)
     small = shrink(plan, variables)
-    step = jax.jit(jax.value_and_grad(small_loss, has_aux=True))
+    step = compiled(jax.value_and_grad(small_loss, has_aux=True))
     (value, new), grads = step(small, images, KEY)
     assert np.isfinite(value)
     chex.assert_trees_all_equal_shapes(grads, small)
@@ -67,8 +67,8 @@ def test_the_training_loss_follows_the_plan_of_the_evaluation():
         return Net().apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
 
     with nn.intercept_methods(_no_dropout):
-        want = without(mask(plan, variables), images)
-        got = replay(trace(without, variables, images), plan)(small, images)
+        want = compiled(without)(mask(plan, variables), images)
+        got = compiled(replay(trace(without, variables, images), plan))(small, images)
     assert_close(got, shrink(plan, want), 1e-5)
 
 
@@ -89,16 +89,15 @@ def test_batch_statistics_do_not_freeze_their_parameters():
     assert sizes == [group.size for group in groups(trace(evaluate(module), variables, images))]
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
-@pytest.mark.parametrize("size", [8, 12])
+@pytest.mark.parametrize(("batch", "size"), [(1, 8), (5, 12)])
 def test_other_batch_and_image_sizes(batch, size):
     """A mean over positions divides by how many there now are."""
     module, variables, images = net()
     graph = trace(evaluate(module), variables, images)
     plan = random_plan(graph)
     x = random_like(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32), seed=2)
-    got = replay(graph, plan)(shrink(plan, variables), x)
-    assert_close(got, evaluate(module)(mask(plan, variables), x), 1e-5)
+    got = compiled(replay(graph, plan))(shrink(plan, variables), x)
+    assert_close(got, compiled(evaluate(module))(mask(plan, variables), x), 1e-5)
 
 
 def test_under_vmap_scan_remat_and_hessian_vector_products():
@@ -122,7 +121,7 @@ def test_under_vmap_scan_remat_and_hessian_vector_products():
     chex.assert_shape(jax.vmap(small_fn, in_axes=(0, None))(stacked, x[0]), (2, 2))
 
     def curvature(f, p):
-        return jax.jvp(jax.grad(lambda p: f(p, x[0]).sum()), (p,), (p,))[1]
+        return compiled(lambda p: jax.jvp(jax.grad(lambda p: f(p, x[0]).sum()), (p,), (p,))[1])(p)
 
     assert_close(curvature(small_fn, small), shrink(plan, curvature(fn, mask(plan, params))), 1e-5)
 
@@ -210,8 +209,8 @@ def test_linen_nnx_and_dicts_have_the_same_groups():
     plan = random_plan(graphs[2])
     state = random_like(state)
     x = random_like(IMAGES, seed=1)
-    want = graphs[2].fn(mask(plan, state), x)
-    assert_close(replay(graphs[2], plan)(shrink(plan, state), x), want, 1e-5)
+    want = compiled(graphs[2].fn)(mask(plan, state), x)
+    assert_close(compiled(replay(graphs[2], plan))(shrink(plan, state), x), want, 1e-5)
 
 
 def test_training_goes_on_after_the_cut():
@@ -231,8 +230,8 @@ def test_training_goes_on_after_the_cut():
     def loss(fn, variables):
         return jnp.square(fn(variables, images)).mean()
 
-    full_grads = jax.grad(lambda v: loss(evaluate(module), v))(mask(plan, variables))
-    small_grads = jax.grad(lambda v: loss(replay(graph, plan), v))(small)
+    full_grads = compiled(jax.grad(lambda v: loss(evaluate(module), v)))(mask(plan, variables))
+    small_grads = compiled(jax.grad(lambda v: loss(replay(graph, plan), v)))(small)
     updates, _ = tx.update(small_grads, small_state, small)
     full_updates, _ = tx.update(full_grads, state, mask(plan, variables))
     assert_close(updates, shrink(plan, full_updates), 1e-4)
@@ -291,7 +290,7 @@ def test_an_nnx_training_step_with_its_whole_state():
     plan = random_plan(graph)
     assert [group.name for group in groups(graph)] == ["conv/kernel:3"]
     small = shrink(plan, state)
-    logits, new = jax.jit(replay(graph, plan), static_argnums=2)(small, x, True)
+    logits, new = compiled(replay(graph, plan), static_argnums=2)(small, x, True)
     chex.assert_shape(logits, (4, 3))
     chex.assert_trees_all_equal_shapes(new, small)
 
@@ -314,8 +313,8 @@ def test_the_gradient_of_a_function_is_replayed_too():
     x = random_like(IMAGES, seed=1)
     plan = random_plan(trace(loss, params, x))
     gradient = jax.grad(lambda p, x: loss(p, x).sum())
-    got = replay(trace(gradient, params, x), plan)(shrink(plan, params), x)
-    assert_close(got, shrink(plan, gradient(mask(plan, params), x)), 1e-5)
+    got = compiled(replay(trace(gradient, params, x), plan))(shrink(plan, params), x)
+    assert_close(got, shrink(plan, compiled(gradient)(mask(plan, params), x)), 1e-5)
 
 
 def test_the_cost_after_a_plan_is_the_small_functions():

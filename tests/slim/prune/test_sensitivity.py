@@ -52,8 +52,12 @@ def curve(*metrics):
     )
 
 
+def sensitivity(baseline, **curves):
+    return Sensitivity(baseline, dict.fromkeys(curves, 10), curves)
+
+
 def test_what_the_metric_does_not_need_goes_first():
-    measured = Sensitivity(0.9, {"tough": curve(0.9, 0.89, 0.5), "frail": curve(0.7, 0.3, 0.1)})
+    measured = sensitivity(0.9, tough=curve(0.9, 0.89, 0.5), frail=curve(0.7, 0.3, 0.1))
     scores = {name: np.ones(10) for name in measured.curves}
     order = by_sensitivity(measured)
     assert fit_widths(scores, lambda w: sum(w.values()), 15, distribution=order) == {
@@ -64,7 +68,7 @@ def test_what_the_metric_does_not_need_goes_first():
     np.testing.assert_allclose(drops["frail"][:5], [0.1, 0.2, 0.2 + 0.4 / 3, 0.2 + 0.8 / 3, 0.6])
     # Below what was measured nothing is expected but the worst; rising noise counts as level.
     assert np.isinf(drops["frail"][8:]).all()
-    noisy = by_sensitivity(Sensitivity(0.9, {"x": curve(0.8, 0.85, 0.5)}))({"x": np.ones(10)})["x"]
+    noisy = by_sensitivity(sensitivity(0.9, x=curve(0.8, 0.85, 0.5)))({"x": np.ones(10)})["x"]
     assert (np.diff(noisy[:8]) >= 0).all()
 
 
@@ -78,8 +82,11 @@ def test_json_round_trip():
     [
         ("{", "not a sensitivity"),
         ("[]", "not a sensitivity"),
-        ('{"version": 1, "baseline": 1.0, "curves": {"a": [{"keep": 1}]}}', "not a sensitivity"),
-        ('{"version": 9, "baseline": 1.0, "curves": {}}', "version 9"),
+        (
+            '{"version": 1, "baseline": 1.0, "sizes": {}, "curves": {"a": [{"keep": 1}]}}',
+            "not a sensitivity",
+        ),
+        ('{"version": 9, "baseline": 1.0, "sizes": {}, "curves": {}}', "version 9"),
     ],
 )
 def test_bad_json_is_refused(text, message):
@@ -93,4 +100,6 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="no group is named 'frist:1'"):
         measure_sensitivity(GRAPH, {"frist:1": np.ones(6)}, metric)
     with pytest.raises(ValueError, match="'b' was not measured; nearest: a"):
-        by_sensitivity(Sensitivity(1.0, {"a": curve(1.0, 1.0, 1.0)}))({"b": np.ones(3)})
+        by_sensitivity(sensitivity(1.0, a=curve(1.0, 1.0, 1.0)))({"b": np.ones(10)})
+    with pytest.raises(ValueError, match=r"'a' was measured when it had 10 units, and it has 9"):
+        by_sensitivity(sensitivity(1.0, a=curve(1.0, 1.0, 1.0)))({"a": np.ones(9)})

@@ -171,11 +171,11 @@ def test_from_gradients_to_the_small_model():
         SCORES["taylor"], given, groups(graph), normalisation=NORMALISATIONS["mean"]
     )
     costs = width_costs(graph)
-    rules = [("stem:3", Limits(keep=1.0))]
+    rules = [("depthwise:3", Limits(keep=1.0))]
     widths = fit_widths(
         scores, costs["params"], 0.7 * costs["params"]({}), limits=rules, default=Limits(round_to=2)
     )
-    assert widths["stem:3"] == 8
+    assert widths["depthwise:3"] == 8
     assert all(width % 2 == 0 for width in widths.values())
     plan = plan_widths(graph, scores, widths)
     np.testing.assert_allclose(
