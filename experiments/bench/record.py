@@ -76,7 +76,7 @@ class Row:
         except (KeyError, ValueError):
             allowed = ", ".join(f"'{known} NUMBER'" for known in _COMPARISONS)
             raise ValueError(f"goal = {self.goal!r} must be one of {allowed}, or empty") from None
-        return compare(self.ours if self.ratio is None else self.ratio, limit)
+        return bool(compare(self.ours if self.ratio is None else self.ratio, limit))
 
 
 def record(name: str, rows: Sequence[Row], directory: Path = RESULTS) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import orbax.checkpoint as ocp
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments import report
 from experiments.schema import unknown_name
@@ -52,6 +52,7 @@ def keep(workdir: Path, stage: str, file: Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Reads the flags."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # libraries
     keep(Path(_WORKDIR.value), _STAGE.value, Path(_FILE.value))
     print(f"{_FILE.value}: {Path(_FILE.value).stat().st_size} bytes")
 

@@ -44,7 +44,7 @@ def after(scale, good_steps, finite):
         (8.0, GROWTH_INTERVAL - 1, True, (16.0, 0)),
         (MAX_SCALE, GROWTH_INTERVAL - 1, True, (MAX_SCALE, 0)),
         (1.0, 5, False, (1.0, 0)),
-        # A precision that needs no scaling never gets any: a bad step is to fail, not to be skipped.
+        # What needs no scaling never gets any: a bad step is to fail, not to be skipped.
         (1.0, GROWTH_INTERVAL - 1, True, (1.0, GROWTH_INTERVAL)),
     ],
 )

@@ -10,7 +10,6 @@ import pytest
 
 from experiments import train_step
 from experiments.data.augment import build
-from experiments.train_step import StepConfig
 from slim import paths
 from tests.experiments import jobs
 
@@ -19,7 +18,7 @@ SGD = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "lr": 0.1}
 
 
 @pytest.fixture
-def job(tmp_path):
+def job(tmp_path, keep_compiled):
     return functools.partial(jobs.job, tmp_path)
 
 
