@@ -7,8 +7,8 @@ Needs CIFAR-10 prepared by TFDS: where TensorFlow is installed and the network r
 
 Arguments: `smoke`, on a CPU, with a quarter of the width and a subset.
 
-The paper's result is 93.03% (6.97% error, 164 epochs of batch 128): He et al., 2016,
-https://arxiv.org/abs/1512.03385, table 6.
+About an hour on one GPU; not yet run in full. Expect the paper's 93.03% of the baseline (6.97%
+error, 164 epochs of batch 128): He et al., 2016, https://arxiv.org/abs/1512.03385, table 6.
 """
 
 from ml_collections import ConfigDict

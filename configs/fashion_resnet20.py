@@ -2,7 +2,9 @@
 
     python -m experiments.main --config=configs/fashion_resnet20.py --workdir=runs/fashion_resnet20
 
-Needs Fashion-MNIST: `apt-get install dataset-fashion-mnist`, or prepared by TFDS.
+Needs Fashion-MNIST: `apt-get install dataset-fashion-mnist`, or prepared by TFDS. About 30 minutes
+on 2 cores. Expect 93.2%, and 93.1% with a fifth of the weights (report in
+`experiments/reports/fashion_resnet20`).
 
 Arguments: `smoke`, for a minute on a subset; `baseline`, to start from the committed network
 instead of training it. With `--sweep`: keep ratios, from one baseline, in one table.

@@ -2,6 +2,9 @@
 
     python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
+About a minute on 2 cores. Expect 97.8% before and after, with a quarter of the parameters and
+multiply-adds, and 0.2 of the latency at batch 64 (`experiments/reports/quickstart`).
+
 Arguments: `smoke`, for a run of seconds.
 """
 
@@ -16,10 +19,10 @@ def get_config(text: str = "") -> ConfigDict:
     return recipe.config(
         name="quickstart",
         data={"name": "digits", "batch_size": 64, "augment": [{"name": "pad_crop", "padding": 1}]},
-        model={"name": "resnet8"},
+        model={"name": "resnet8", "width": 32},
         stages=("train", "shrink", "finetune", "evaluate"),
         train={"epochs": 1 if args.smoke else 20, "warmup_epochs": 0.0 if args.smoke else 1.0},
-        shrink={"keep_ratio": 0.4, "budget": "macs", "min_width": 4},
+        shrink={"keep_ratio": 0.3, "budget": "macs", "round_to": 8},
         finetune={"epochs": 1 if args.smoke else 15, "lr": 0.05},
         evaluate={"batch_size": 64},
     )

@@ -222,7 +222,7 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
     )
     directory = job.directory / "checkpoints"
     with Checkpointer(directory, job.run.keep_checkpoints) as checkpointer:
-        rollbacks = 0
+        rollbacks, again = 0, False
         while True:
             found = checkpointer.restore(abstract)
             if found:
@@ -247,7 +247,10 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
             steps = int(state.step)
             if job.config.keep == "best":
                 best = checkpointer.restore_best(progress.best_step, abstract)
+                if best is None and again:
+                    raise OSError(f"{directory}: the best checkpoint is damaged a second time")
                 if best is None:
+                    again = True
                     continue
                 state = best.state
             break

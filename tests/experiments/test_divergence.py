@@ -52,13 +52,6 @@ def test_a_bad_batch_stops_the_run_with_its_step_and_the_parameters(make_job):
     assert max(r.step for r in logged) == step
 
 
-def test_an_update_that_overflows_is_caught_before_it_is_saved(make_job):
-    job = make_job(optimizer="sgd", schedule="constant", lr=1e38, momentum=0.0, weight_decay=0.0)
-    with pytest.raises(Diverged, match=r"not finite: .*; the largest parameter is"):
-        trained(job)
-    good_checkpoints(job)
-
-
 def brittle(limit, after):
     """Makes an optimizer whose updates are NaN where their norm passes a limit, from a step on."""
 
@@ -77,6 +70,15 @@ def brittle(limit, after):
         return optax.chain(optimizer, optax.GradientTransformation(init, update))
 
     return wrap
+
+
+def test_an_update_that_is_not_finite_is_caught_before_it_is_saved(make_job):
+    # The second update is NaN, from gradients that are not; after it a checkpoint is due.
+    job = make_job(changes={"wrap": brittle(0.0, after=1)}, **FAST)
+    assert job.every(job.run.checkpoint_epochs) == 2
+    with pytest.raises(Diverged, match="step 1: .*; parameters after the update that are not"):
+        trained(job)
+    good_checkpoints(job)
 
 
 # Clipped gradients without momentum: every update has the norm lr x clip_norm x rate scale.

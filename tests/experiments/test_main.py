@@ -75,7 +75,7 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(tmp_path):
         "--dry_run",
     )
     assert done.returncode == 0, done.stderr
-    for expected in ('"lr": 0.0123', "parameters  75002", "747 k MACs", "per device"):
+    for expected in ('"lr": 0.0123', "parameters  297450", "2.97 M MACs", "per device"):
         assert expected in done.stdout
     assert not workdir.exists()
 
