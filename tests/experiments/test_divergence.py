@@ -76,7 +76,7 @@ def test_an_update_that_is_not_finite_is_caught_before_it_is_saved(make_job):
     # The second update is NaN, from gradients that are not; after it a checkpoint is due.
     job = make_job(changes={"wrap": brittle(0.0, after=1)}, **FAST)
     assert job.every(job.run.checkpoint_epochs) == 2
-    with pytest.raises(Diverged, match="step 1: .*; parameters after the update that are not"):
+    with pytest.raises(Diverged, match=r"step 1: .*; parameters after the update that are not"):
         trained(job)
     good_checkpoints(job)
 

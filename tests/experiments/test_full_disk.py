@@ -45,8 +45,8 @@ def test_a_run_whose_log_finds_no_room_stops_after_saving_what_it_had_begun_to_s
     start, unbroken, tmp_path
 ):
     workdir = tmp_path / "run"
-    # Large enough for a checkpoint, too small for histograms of all the run.
-    room = largest_file(newest(stage_directory(unbroken, "train") / "checkpoints")) + 5000
+    # Ample for a checkpoint, too small for histograms at every step.
+    room = 2 * largest_file(newest(stage_directory(unbroken, "train") / "checkpoints"))
     often = "--config.run.histogram_epochs=0.01"
     ended = start(workdir, often, file_limit=room).end()
     assert ended.code == 74, ended.stderr

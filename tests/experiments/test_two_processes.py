@@ -14,10 +14,11 @@ from tests.experiments.processes import last_step, newest, stage_directory
 
 SHORT = (
     "--config.train.epochs=1.0",
+    "--config.stages=('train',)",
     "--config.run.checkpoint_epochs=0.4",
     "--config.run.histogram_epochs=0.0",
 )
-STEPS = {"train": 22, "prune": 22}
+STEPS = 22
 
 
 def one(start, workdir, *flags):
@@ -37,10 +38,8 @@ def two(start, workdir, *flags):
 def losses(workdir):
     """Every loss of training and evaluation that a run logged, in order."""
     return {
-        (record.stage, record.step, name): value
-        for stage in STEPS
-        if any((workdir / "stages").glob(f"{stage}-*"))
-        for record in jsonl.read(stage_directory(workdir, stage) / METRICS)
+        (record.step, name): value
+        for record in jsonl.read(stage_directory(workdir, "train") / METRICS)
         for name, value in record.values.items()
         if name in ("train/loss", "eval/loss")
     }
@@ -58,26 +57,32 @@ def alone(start, tmp_path_factory):
     ended = one(start, workdir).end()
     assert ended.code == 0, ended.stderr
     found = losses(workdir)
-    assert len(found) == sum(STEPS.values()) + len(STEPS)
+    assert len(found) == STEPS + 1
     return found
 
 
-def test_two_processes_have_the_losses_of_one(start, alone, tmp_path):
+@pytest.mark.parametrize("flags", [(), ("--config.mesh.fsdp=2",)], ids=["data", "fsdp"])
+def test_two_processes_have_the_losses_of_one(start, alone, tmp_path, flags):
     workdir = tmp_path / "run"
-    for process in two(start, workdir, "--config.stages=('train',)"):
+    for process in two(start, workdir, *flags):
         ended = process.end()
         assert ended.code == 0, ended.stderr
-    assert_same_losses(losses(workdir), {k: v for k, v in alone.items() if k[0] == "train"})
-
-
-def test_two_processes_with_split_parameters_stop_together_and_one_goes_on(start, alone, tmp_path):
-    workdir = tmp_path / "run"
-    first, second = two(start, workdir, "--config.mesh.fsdp=2")
-    for ended in (first.signal_at(signal.SIGTERM, "prune", 7), second.end()):
-        assert ended.code == 75, ended.stderr
-    saved = int(newest(stage_directory(workdir, "prune") / "checkpoints").name)
-    assert 7 <= saved == last_step(workdir, "prune")
-    ended = one(start, workdir).end()
-    assert ended.code == 0, ended.stderr
-    assert f"prune: going on from step {saved}/22" in ended.stderr
     assert_same_losses(losses(workdir), alone)
+
+
+def test_two_processes_stop_together_and_one_goes_on(start, tmp_path):
+    workdir = tmp_path / "run"
+    # A request to stop takes seconds to reach all processes.
+    long = "--config.train.epochs=15.0"
+    first, second = two(start, workdir, "--config.mesh.fsdp=2", long)
+    for ended in (first.signal_at(signal.SIGTERM, "train", 7), second.end()):
+        assert ended.code == 75, ended.stderr
+    saved = int(newest(stage_directory(workdir, "train") / "checkpoints").name)
+    assert 7 <= saved == last_step(workdir, "train")
+    before = losses(workdir)
+    ended = one(start, workdir, long).end()
+    assert ended.code == 0, ended.stderr
+    assert f"train: going on from step {saved}/337" in ended.stderr
+    after = losses(workdir)
+    assert {key: after[key] for key in before} == before
+    assert sum(name == "train/loss" for _, name in after) == 337
