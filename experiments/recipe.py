@@ -97,7 +97,7 @@ class Recipe:
         settings = self.settings.model_dump(mode="json")
         shared = {name: settings[name] for name in ("seed", "precision", "model")}
         # Splits and decoding are in the fingerprint.
-        data = {name: settings["data"][name] for name in ("batch_size", "augment", "num_classes")}
+        data = {name: settings["data"][name] for name in ("batch_size", "augment")}
         before: str = _digest(STORE_VERSION, slim.__version__, shared, data, fingerprint)
         keys = {}
         for stage in self.stages:

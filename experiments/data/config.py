@@ -50,6 +50,6 @@ class DataConfig(Schema):
     resize: tuple[PositiveInt, PositiveInt] | None = None
     """(height, width): the largest centred box of that shape, scaled; a must where sizes differ."""
     num_classes: PositiveInt | None = None
-    """Outputs of the classifier; None: as many as the set has labels, which is the least."""
+    """How many labels the recipe was written for; refused where the set has another number."""
     in_memory_mib: Annotated[int, Field(ge=0)] = 512
     """A split that takes at most this many MiB decoded is read to memory once."""

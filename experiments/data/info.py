@@ -21,7 +21,7 @@ class DataInfo:
         name: as in the config.
         image_shape: (height, width, channels), after `resize`.
         num_classes: outputs that a classifier needs.
-        class_names: the labels' names, in order; at most `num_classes`.
+        class_names: the labels' names, in order.
         num_train: examples in the training split.
         num_eval: examples in the evaluation split.
         mean: of the training pixels scaled to [0, 1], per channel.

@@ -64,10 +64,10 @@ def _eval_split(config: DataConfig, located: Located) -> str:
 
 def _describe(config: DataConfig, located: Located) -> DataInfo:
     labels = len(located.class_names)
-    if config.num_classes is not None and config.num_classes < labels:
+    if config.num_classes not in (None, labels):
         raise ConfigError(
             f"data.num_classes = {config.num_classes}: {config.name} has {labels} labels; "
-            f"at least {labels}, or None"
+            f"give {labels}, or None"
         )
     height, width = config.resize or located.image_shape[:2]
     if height is None or width is None:
@@ -83,7 +83,7 @@ def _describe(config: DataConfig, located: Located) -> DataInfo:
     return DataInfo(
         name=config.name,
         image_shape=(height, width, located.image_shape[2]),
-        num_classes=config.num_classes or labels,
+        num_classes=labels,
         class_names=located.class_names,
         num_train=size(config.train_split, "data.train_split"),
         num_eval=size(_eval_split(config, located), "data.eval_split"),

@@ -1,6 +1,6 @@
 r"""Keeps the network of a finished run as one safetensors file, for other recipes to start from.
 
-    python -m experiments.weights.keep --workdir=runs/fashion_resnet20 --stage=train \
+    python -m experiments.weights.keep --run=runs/fashion_resnet20 --stage=train \
         --file=experiments/baselines/fashion_resnet20.safetensors
 
 The file's metadata say where it came from: the command, the resolved recipe and the stage's
@@ -17,7 +17,7 @@ from experiments import report
 from experiments.schema import unknown_name
 from experiments.weights import safetensors_store
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.", required=True)
+_RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "Whose network to keep.", required=True)
 _FILE = flags.DEFINE_string("file", None, "Where to.", required=True)
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     """Reads the flags."""
     del argv
     logging.set_verbosity(logging.WARNING)  # libraries
-    keep(Path(_WORKDIR.value), _STAGE.value, Path(_FILE.value))
+    keep(Path(_RUN.value), _STAGE.value, Path(_FILE.value))
     print(f"{_FILE.value}: {Path(_FILE.value).stat().st_size} bytes")
 
 
