@@ -192,8 +192,8 @@ def _check_order(recipe: Recipe) -> None:
         for kind in stage.stage.requires(stage.config):
             if kind not in kinds:
                 raise ConfigError(
-                    f"stages: {stage.name!r} needs a stage of kind {kind!r} before it, as its "
-                    f"section is; put {kind} before it"
+                    f"stages: {stage.name!r} needs a stage of kind {kind!r} before it; put "
+                    f"one there, or change what the section {stage.name!r} asks for"
                 )
         kinds.add(stage.kind)
         has_model = True

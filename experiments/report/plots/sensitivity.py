@@ -31,7 +31,7 @@ def sensitivity_figure(sensitivity: Sensitivity, score: str) -> Figure:
             figsize=(10, AROUND + ROW * len(curves)), layout=ConstrainedLayoutEngine(wspace=0.03)
         )
         left, right = figure.subplots(1, 2, sharey=True)
-        _heat_map(left, rises, RED, "{:.2f}".format)
+        _heat_map(left, rises, RED, "{:z.2f}".format)
         _heat_map(right, estimates, BLUE, "{:.2g}".format)
         left.set_title("Measured: rise of the loss (nats)", fontsize=9)
         right.set_title(f"Foretold: sum of the removed units' {score} scores", fontsize=9)
