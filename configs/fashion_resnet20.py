@@ -29,19 +29,24 @@ def get_config(text: str = "") -> ConfigDict:
     first = {"load": {"file": BASELINE}} if args.baseline else {"train": _train(args.smoke)}
     return recipe.config(
         name="fashion_resnet20",
-        data={
-            "name": "fashion_mnist",
-            "batch_size": 128,
-            "train_split": "train[:2%]" if args.smoke else "train",
-            "eval_split": "test[:5%]" if args.smoke else "test",
-            "augment": [{"name": "flip"}, {"name": "pad_crop", "padding": 2}],
-        },
+        data=data(args.smoke),
         model={"name": "resnet20"},
         stages=(*first, "prune", "finetune", "evaluate"),
         **first,
         prune={"epochs": 1 if args.smoke else 2, "lr": 0.02, "keep_ratio": 0.2},
         finetune={"epochs": 1.0, "lr": 0.01},
     )
+
+
+def data(smoke: bool) -> dict[str, Any]:
+    """Fashion-MNIST, or a small part of it."""
+    return {
+        "name": "fashion_mnist",
+        "batch_size": 128,
+        "train_split": "train[:2%]" if smoke else "train",
+        "eval_split": "test[:5%]" if smoke else "test",
+        "augment": [{"name": "flip"}, {"name": "pad_crop", "padding": 2}],
+    }
 
 
 def _train(smoke: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.fashion_resnet20 import BASELINE, data
 from experiments import recipe
 
 SCORES = ("l1", "l2", "gradient_norm", "taylor", "layer_sensitive", "fisher", "fpgm", "random")
@@ -25,16 +26,10 @@ def get_config(text: str = "") -> ConfigDict:
     epochs = 1 if args.smoke else 4
     return recipe.config(
         name="fashion_resnet20_prune",
-        data={
-            "name": "fashion_mnist",
-            "batch_size": 128,
-            "train_split": "train[:2%]" if args.smoke else "train",
-            "eval_split": "test[:5%]" if args.smoke else "test",
-            "augment": [{"name": "flip"}, {"name": "pad_crop", "padding": 2}],
-        },
+        data=data(args.smoke),
         model={"name": "resnet20"},
         stages=("load", "shrink", "finetune", "scratch", "evaluate"),
-        load={"file": "experiments/baselines/fashion_resnet20.safetensors"},
+        load={"file": BASELINE},
         shrink={"keep_ratio": 0.3, "budget": "params", "score": "taylor", "min_width": 4},
         finetune={"epochs": epochs, "lr": 0.05},
         scratch={"kind": "train", "epochs": epochs, "lr": 0.1, "warmup_epochs": 0.5},
