@@ -3,7 +3,7 @@
 import os
 import signal
 
-from experiments.preemption import Preemption
+from experiments.preemption import AGREE_EVERY, Preemption
 
 
 def test_sigterm_is_remembered_while_open():
@@ -16,17 +16,16 @@ def test_sigterm_is_remembered_while_open():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_processes_ask_their_service_with_numbers_that_grow(monkeypatch):
+def test_processes_agree_at_every_tenth_call_and_for_good(monkeypatch):
     asked = []
 
-    def service(number):
-        asked.append(number)
-        return number == 3
+    def anywhere(flag):
+        asked.append(flag)
+        return len(asked) == 2
 
     monkeypatch.setattr("experiments.preemption.jax.process_count", lambda: 2)
-    monkeypatch.setattr(
-        "experiments.preemption.multihost_utils.reached_preemption_sync_point", service
-    )
+    monkeypatch.setattr("experiments.preemption.processes.anywhere", anywhere)
     preemption = Preemption()
-    assert [preemption.reached() for _ in range(5)] == [False, False, True, True, True]
-    assert asked == [1, 2, 3]
+    answers = [preemption.reached() for _ in range(25)]
+    assert answers == [False] * AGREE_EVERY + [True] * (25 - AGREE_EVERY)
+    assert asked == [False, False]
