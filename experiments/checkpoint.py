@@ -5,6 +5,7 @@ of each of its files is written beside it; on restoring, a folder that does not 
 cannot be read, is set aside as `broken-STEP`, and the one before it is taken.
 """
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Iterator
@@ -224,7 +225,8 @@ def os_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError:
         raise
-    except Exception as error:
+    # A write that fails cancels its siblings, and either error may come first.
+    except (Exception, asyncio.CancelledError) as error:
         raise OSError(f"a checkpoint in {directory} could not be written: {error}") from error
 
 

@@ -28,9 +28,10 @@ def test_a_run_whose_checkpoint_finds_no_room_stops_and_goes_on_when_there_is(
     assert ended.code == 75, ended.stderr
     checkpoints = stage_directory(workdir, "train") / "checkpoints"
     good = newest(checkpoints)
-    # Less than a checkpoint's arrays need, more than all else does.
-    room = largest_file(newest(stage_directory(unbroken, "train") / "checkpoints")) - 1
-    assert room > 2 * (stage_directory(unbroken, "train") / METRICS).stat().st_size
+    # Orbax packs 108 kB of arrays into two files, so one of them is larger however it does; all
+    # else, what the process says of the failure too, is smaller.
+    room = 45_000
+    assert room > 1.5 * (stage_directory(unbroken, "train") / METRICS).stat().st_size
     ended = start(workdir, *rarely, file_limit=room).end()
     assert ended.code == 74, ended.stderr
     assert f"error: a checkpoint in {checkpoints} could not be written" in ended.stderr
