@@ -5,7 +5,6 @@ of each of its files is written beside it; on restoring, a folder that does not 
 cannot be read, is set aside as `broken-STEP`, and the one before it is taken.
 """
 
-import asyncio
 import logging
 import shutil
 from collections.abc import Iterator
@@ -225,8 +224,7 @@ def os_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError:
         raise
-    # A write that fails cancels its siblings, and either error may come first.
-    except (Exception, asyncio.CancelledError) as error:
+    except Exception as error:
         raise OSError(f"a checkpoint in {directory} could not be written: {error}") from error
 
 
