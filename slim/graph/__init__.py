@@ -8,6 +8,7 @@
     plan = make_plan(graph, {name: kept})   a choice of indices; a small JSON
     mask(plan, params)                      zeros at the removed entries, the same shapes
     shrink(plan, tree)                      small parameters, optimizer state, moving averages
+    fn = rewrite(graph, hook)               the function with other operations at chosen sites
     small_fn = replay(graph, plan)          the function on the small parameters, equal to the
                                             original on the masked ones
 
@@ -18,13 +19,16 @@ from slim.graph.cost import Cost, Row, cost
 from slim.graph.groups import Group, Member, frozen_groups, groups
 from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
+from slim.graph.rewrite import Contraction, Hook, rewrite
 from slim.graph.sites import Site, sites
 from slim.graph.trace import Graph, trace
 
 __all__ = [
+    "Contraction",
     "Cost",
     "Graph",
     "Group",
+    "Hook",
     "Member",
     "Plan",
     "Row",
@@ -36,6 +40,7 @@ __all__ = [
     "make_plan",
     "mask",
     "replay",
+    "rewrite",
     "shrink",
     "sites",
     "trace",

@@ -31,6 +31,7 @@ class Site:
         address: where the equation is: its index in the jaxpr, then, for each jaxpr it is
             nested in, that jaxpr's place among its equation's and the index in it.
         source: the line of user code.
+        loops: the lengths of the scans around it, outermost first.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Site:
     contracted: tuple[tuple[int, ...], tuple[int, ...]]
     address: tuple[int, ...]
     source: str
+    loops: tuple[int, ...] = ()
 
 
 def sites(graph: Graph) -> tuple[Site, ...]:
@@ -66,6 +68,7 @@ def sites(graph: Graph) -> tuple[Site, ...]:
                 contracted(eqn),
                 address,
                 source,
+                tuple(int(e.params["length"]) for e in callers[::-1] if e.primitive.name == "scan"),
             )
         )
     return tuple(found)
