@@ -3,6 +3,7 @@
     graph = trace(fn, params, *inputs)      one jaxpr; every reading below starts from it
     cost(graph)                             MACs, FLOPs, bytes, parameters per site and in total
     sites(graph)                            which parameter feeds which contraction
+    site_parameters(graph, params)          those parameters, as the contractions see them
     groups(graph)                           what must be cut together, and what of it there is
     frozen_groups(graph)                    what may not be cut, and why
     plan = make_plan(graph, {name: kept})   a choice of indices; a small JSON
@@ -17,6 +18,7 @@
 
 from slim.graph.cost import Cost, Row, cost
 from slim.graph.groups import Group, Member, frozen_groups, groups
+from slim.graph.operands import site_parameters
 from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
 from slim.graph.rewrite import Contraction, Hook, rewrite
@@ -42,6 +44,7 @@ __all__ = [
     "replay",
     "rewrite",
     "shrink",
+    "site_parameters",
     "sites",
     "trace",
 ]

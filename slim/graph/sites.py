@@ -14,6 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from slim.graph.cost import CONTRACTIONS
 from slim.graph.inner import CALLS, inner_jaxprs
 from slim.graph.origins import Origins
+from slim.graph.rules.scope import shape_of
 from slim.graph.trace import Graph, source_line
 
 
@@ -32,6 +33,7 @@ class Site:
             nested in, that jaxpr's place among its equation's and the index in it.
         source: the line of user code.
         loops: the lengths of the scans around it, outermost first.
+        shapes: the shapes of its two operands, in one round.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Site:
     address: tuple[int, ...]
     source: str
     loops: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def sites(graph: Graph) -> tuple[Site, ...]:
@@ -69,6 +72,7 @@ def sites(graph: Graph) -> tuple[Site, ...]:
                 address,
                 source,
                 tuple(int(e.params["length"]) for e in callers[::-1] if e.primitive.name == "scan"),
+                tuple(shape_of(operand) for operand in eqn.invars[:2]),
             )
         )
     return tuple(found)

@@ -150,7 +150,7 @@ def test_a_parameter_that_only_a_hook_would_use_may_be_missing():
     states = {"stack": W, "last": kernel.T}
     outputs, _ = jax.jit(rewrite(graph, stored))({"bias": params["bias"]}, states, X)
     chex.assert_trees_all_close(outputs, fn(params, X), rtol=1e-5)
-    with pytest.raises(ValueError, match="add at .*test_rewrite.py.*is not given"):
+    with pytest.raises(ValueError, match=r"add at .*test_rewrite.py.*is not given"):
         rewrite(graph, stored)({}, states, X)
 
 
