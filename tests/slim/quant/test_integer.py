@@ -1,0 +1,164 @@
+"""Integer execution equals simulation, on programs and on models."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim import models
+from slim.graph import trace
+from slim.quant.calibrate import calibrate
+from slim.quant.integer import convert, execute
+from slim.quant.policy import Activations, Policy, Rule, Weights, assign
+from slim.quant.simulate import simulate
+
+KEY = jax.random.key(0)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.fold_in(KEY, seed), shape)
+
+
+def dense(p, x):
+    return x @ p["w"] + p["b"]
+
+
+def left(p, x):
+    return jnp.einsum("io,bti->bto", p["w"], x)
+
+
+def heads(p, x):
+    return jnp.einsum("bi,ihd->bhd", x, p["w"])
+
+
+def batched(p, x):
+    return jnp.einsum("ebi,eio->ebo", x, p["w"])
+
+
+def conv(strides=(1, 1), padding="SAME", groups=1, **options):
+    def fn(p, x):
+        return jax.lax.conv_general_dilated(
+            x,
+            p["w"],
+            strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+            **options,
+        )
+
+    return fn
+
+
+def stack(p, x):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["w"])[0]
+
+
+def attention(p, x):
+    q = x @ p["w"]
+    return jax.nn.softmax(q @ x.T) @ x
+
+
+PROGRAMS = {
+    "dense": (dense, {"w": (16, 8), "b": (8,)}, (4, 16)),
+    "left": (left, {"w": (16, 8)}, (2, 3, 16)),
+    "heads": (heads, {"w": (16, 2, 4)}, (5, 16)),
+    "batched": (batched, {"w": (3, 16, 4)}, (3, 5, 16)),
+    "conv": (conv(), {"w": (3, 3, 16, 8)}, (2, 6, 6, 16)),
+    "strided": (conv((2, 2), ((1, 2), (0, 3))), {"w": (3, 3, 16, 8)}, (2, 7, 7, 16)),
+    "depthwise": (conv(groups=16), {"w": (3, 3, 1, 16)}, (2, 6, 6, 16)),
+    "dilated": (conv(rhs_dilation=(2, 2)), {"w": (3, 3, 16, 8)}, (2, 8, 8, 16)),
+    "transposed": (
+        conv(padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)),
+        {"w": (3, 3, 16, 8)},
+        (2, 4, 4, 16),
+    ),
+    "stack": (stack, {"w": (3, 16, 16)}, (4, 16)),
+    "attention": (attention, {"w": (16, 16)}, (4, 16)),
+}
+SPECS = {
+    "w8a8": (Weights(), Activations()),
+    "w8a8 symmetric": (Weights(), Activations(symmetric=True)),
+    "w8au8": (Weights(), Activations("uint8")),
+    "w8au8 symmetric": (Weights(), Activations("uint8", symmetric=True)),
+    "w4a8": (Weights("int4", range="mse"), Activations()),
+    "w4a4": (Weights("int4"), Activations("uint4")),
+    "per tensor": (Weights(granularity="tensor"), Activations()),
+    "affine": (Weights("int4", symmetric=False), Activations()),
+    "fp8": (Weights("float8_e4m3"), Activations("float8_e4m3", symmetric=True)),
+    "weights only": (Weights("int4"), None),
+    "activations only": (None, Activations()),
+}
+
+
+def both(fn, shapes, x_shape, weights, activations, products=None):
+    """The simulated and the integer result."""
+    params = {name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    x = normal(9, *x_shape) + 0.5
+    graph = trace(fn, params, x)
+    policy = Policy((Rule("*", weights, activations),), edges=None, products=products)
+    sites = assign(graph, policy)
+    scales = calibrate(graph, sites, params, [(x,)])
+    simulated = jax.jit(simulate(graph, sites))(params, scales, x)
+    quantized = convert(graph, sites, params, scales)
+    return fn(params, x), simulated, jax.jit(execute(graph, sites))(quantized, x), quantized
+
+
+# Every program in eight bits, every kind of number on a product and on a convolution with padding.
+PAIRS = [(program, "w8a8") for program in PROGRAMS] + [
+    (program, spec) for program in ("heads", "strided") for spec in SPECS if spec != "w8a8"
+]
+
+
+@pytest.mark.parametrize(("program", "spec"), PAIRS)
+def test_integers_equal_simulation(program, spec):
+    fn, shapes, x_shape = PROGRAMS[program]
+    products = SPECS[spec][1] if program == "attention" else None
+    exact, simulated, integer, quantized = both(fn, shapes, x_shape, *SPECS[spec], products)
+    np.testing.assert_allclose(integer, simulated, rtol=2e-5, atol=2e-5)
+    if spec == "w8a8":
+        error = jnp.abs(simulated - exact).max() / jnp.abs(exact).max()
+        assert 1e-5 < error < 0.1
+    assert (quantized.params["w"] is None) == (SPECS[spec][0] is not None)
+
+
+@pytest.mark.parametrize("program", ["left", "heads", "batched", "stack"])
+@pytest.mark.parametrize("activations", [Activations(), None])
+def test_groups(program, activations):
+    group = 4
+    fn, shapes, x_shape = PROGRAMS[program]
+    _, simulated, integer, quantized = both(
+        fn, shapes, x_shape, Weights("int4", group), activations
+    )
+    np.testing.assert_allclose(integer, simulated, rtol=2e-5, atol=2e-5)
+    weights = quantized.sites["w"]["weights"]
+    assert weights.values.size == weights.scale.size * group
+
+
+@pytest.mark.parametrize("program", ["batched", "depthwise"])
+def test_the_product_is_of_integers(program):
+    fn, shapes, x_shape = PROGRAMS[program]
+    params = {name: normal(0, *shape) for name, shape in shapes.items()}
+    x = normal(1, *x_shape)
+    graph = trace(fn, params, x)
+    sites = assign(graph, Policy())
+    quantized = convert(graph, sites, params, calibrate(graph, sites, params, [(x,)]))
+    text = str(jax.make_jaxpr(execute(graph, sites))(quantized, x))
+    assert "preferred_element_type=int32" in text
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet8", "mobilenet_v3_small", "vit_ti"])
+def test_models(name):
+    model = models.create(name, num_classes=10)
+    x = jax.random.uniform(KEY, (2, 32, 32, 3))
+    variables = model.init(KEY, x, train=False)
+    graph = trace(lambda v, x: model.apply(v, x, train=False), variables, x)
+    policy = Policy((Rule("*"),), products=Activations())
+    sites = assign(graph, policy)
+    scales = calibrate(graph, sites, variables, [(x,)])
+    simulated = jax.jit(simulate(graph, sites))(variables, scales, x)
+    quantized = convert(graph, sites, variables, scales)
+    integer = jax.jit(execute(graph, sites))(quantized, x)
+    step = float(jnp.abs(simulated).max()) / 127
+    chex.assert_trees_all_close(integer, simulated, atol=step)
