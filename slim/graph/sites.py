@@ -6,14 +6,14 @@ changes of layout.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from slim.graph.cost import CONTRACTIONS
 from slim.graph.inner import CALLS, inner_jaxprs
-from slim.graph.origins import Origins
+from slim.graph.origins import LAYOUT, Origins
 from slim.graph.rules.scope import shape_of
 from slim.graph.trace import Graph, source_line
 
@@ -76,6 +76,39 @@ def sites(graph: Graph) -> tuple[Site, ...]:
             )
         )
     return tuple(found)
+
+
+def used_elsewhere(graph: Graph, names: Collection[str]) -> frozenset[str]:
+    """The parameters that the program needs besides at the named sites.
+
+    >>> import jax
+    >>> from slim.graph import trace
+    >>> shape = jax.ShapeDtypeStruct((3, 3), "float32")
+    >>> graph = trace(lambda p, x: x @ p["a"] @ p["b"] + p["b"], {"a": shape, "b": shape}, shape)
+    >>> used_elsewhere(graph, ["a", "b"])
+    frozenset({'b'})
+    """
+    chosen = {site.address for site in sites(graph) if site.name in names}
+    found: set[str] = set()
+
+    def walk(jaxpr: Jaxpr, origins: Origins, prefix: tuple[int, ...]) -> None:
+        for i, eqn in enumerate(jaxpr.eqns):
+            address = (*prefix, i)
+            for j, inner in enumerate(inner_jaxprs(eqn)):
+                inside = origins.enter(eqn, inner)
+                walk(inner.jaxpr, inside, (*address, j))
+                if eqn.primitive.name in CALLS:
+                    origins.leave(eqn, inner, inside)
+                else:
+                    found.update(filter(None, map(inside.__getitem__, inner.jaxpr.outvars)))
+            if address not in chosen and not inner_jaxprs(eqn) and eqn.primitive.name not in LAYOUT:
+                found.update(origins.feeding(eqn))
+            origins.pass_on(eqn)
+        if not prefix:
+            found.update(filter(None, map(origins.__getitem__, jaxpr.outvars)))
+
+    walk(graph.jaxpr.jaxpr, Origins.of(graph), ())
+    return frozenset(found)
 
 
 def contracted(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:

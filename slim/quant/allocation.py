@@ -126,8 +126,8 @@ def _solve(
     # A rounding error more, not to lose what is exactly at the limit.
     room = min(limit, most) - least + 4 * np.spacing(max(abs(least), abs(most)))
     fits = weight <= room
-    value = 1e6 * value / (value[fits].max() or 1.0)
-    weight = 1e6 * np.where(fits, weight, 0) / room
+    value, weight = np.where(fits, value, 0), np.where(fits, weight, 0)
+    value, weight = 1e6 * (value / (value.max() or 1.0)), 1e6 * (weight / room)
 
     sizes = [len(column) for column in values]
     site = np.repeat(np.arange(len(sizes)), sizes)
