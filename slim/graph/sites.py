@@ -34,6 +34,8 @@ class Site:
         source: the line of user code.
         loops: the lengths of the scans around it, outermost first.
         shapes: the shapes of its two operands, in one round.
+        batch: for each of the two operands, the dimensions that go through to the result in
+            step (a matrix for each expert, say).
     """
 
     name: str
@@ -44,6 +46,7 @@ class Site:
     source: str
     loops: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
+    batch: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 def sites(graph: Graph) -> tuple[Site, ...]:
@@ -73,6 +76,7 @@ def sites(graph: Graph) -> tuple[Site, ...]:
                 source,
                 tuple(int(e.params["length"]) for e in callers[::-1] if e.primitive.name == "scan"),
                 tuple(shape_of(operand) for operand in eqn.invars[:2]),
+                _batch(eqn),
             )
         )
     return tuple(found)
@@ -120,6 +124,13 @@ def contracted(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
         numbers = eqn.params["dimension_numbers"]
         return tuple(numbers.lhs_spec[1:]), tuple(numbers.rhs_spec[1:])
     (lhs, rhs), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    return tuple(lhs), tuple(rhs)
+
+
+def _batch(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if eqn.primitive.name != "dot_general":
+        return (), ()
+    _, (lhs, rhs) = eqn.params["dimension_numbers"]
     return tuple(lhs), tuple(rhs)
 
 

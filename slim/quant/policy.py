@@ -24,7 +24,8 @@ class Weights:
     Attributes:
         format: a name of `slim.quant.numerics.FORMATS`.
         granularity: `tensor`; `channel`, a scale for each output; or the number of entries of the
-            contracted dimension that share one.
+            contracted dimension (of several the last; of a convolution the channels) that share
+            one.
         range: a name of `slim.quant.numerics.WEIGHT_RANGES`.
         symmetric: zero is in the middle, without a zero point.
 
@@ -156,8 +157,8 @@ class Assigned:
         shape, contracted = self.site.shapes[role.operand], self.site.contracted[role.operand]
         if isinstance(role.spec, Activations):
             return (1,) * len(shape)
-        # Groups lie along a convolution's channels, which come before its window.
-        along = contracted[0 if self.site.primitive.startswith("conv") else -1]
+        # Groups lie along a convolution's channels, which `contracted` names before its window.
+        along = contracted[0] if self.site.primitive.startswith("conv") else max(contracted)
         try:
             return scale_shape(shape, contracted, role.spec.granularity, along)
         except ValueError as error:
