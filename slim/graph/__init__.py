@@ -22,7 +22,7 @@ from slim.graph.operands import site_parameters
 from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
 from slim.graph.rewrite import Contraction, Hook, rewrite
-from slim.graph.sites import Site, sites
+from slim.graph.sites import Site, sites, used_elsewhere
 from slim.graph.trace import Graph, trace
 
 __all__ = [
@@ -47,4 +47,5 @@ __all__ = [
     "site_parameters",
     "sites",
     "trace",
+    "used_elsewhere",
 ]

@@ -1,6 +1,6 @@
 """Groups: the sets of parameter dimensions that must be cut together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from slim.graph import axes
 from slim.graph.axes import Axis
 from slim.graph.infer import Inferred, infer
 from slim.graph.neutral import freeze_losses
+from slim.graph.rules.scope import Scope
 from slim.graph.trace import Graph
 
 
@@ -96,6 +97,7 @@ def analyse(graph: Graph) -> Analysis:
             for k, leaf in enumerate(order):
                 index = positions(axis, leaf)
                 members.setdefault(leaf, []).append((Member(path, d, index), k))
+    _freeze_unread(inferred.scope, [leaf for leaf, each in members.items() if len(each) == 1])
     alone = {
         (path, d): len(set(axes.leaves(axis))) == 1
         for path, dims in inferred.params.items()
@@ -117,6 +119,30 @@ def analyse(graph: Graph) -> Analysis:
             found[name] = group
             names[leaf] = name
     return Analysis(inferred, found, names, tuple(frozen))
+
+
+def _freeze_unread(scope: Scope, leaves: Sequence[Axis]) -> None:
+    """Freeze what the function does not use: the rest of a table of positions, another's head."""
+    unread = {leaf for leaf in leaves if not leaf.reasons}
+    if unread:
+        unread -= {leaf for dims in scope.outs for axis in dims for leaf in axes.leaves(axis)}
+        for leaf in unread - _consumed(scope):
+            axes.freeze(leaf, lambda: "the function does not use it")
+
+
+def _consumed(scope: Scope) -> set[Axis]:
+    """The atoms that some equation takes and does not give on, other than by cutting them off."""
+    found = set()
+    for i, eqn in enumerate(scope.jaxpr.eqns):
+        for inner in scope.inner.get(i, ()):
+            found |= _consumed(inner)
+        if i not in scope.inner and eqn.primitive.name not in ("slice", "split"):
+            taken, given = (
+                {leaf for var in each for axis in scope.of(var) for leaf in axes.leaves(axis)}
+                for each in (eqn.invars, eqn.outvars)
+            )
+            found |= taken - given
+    return found
 
 
 def _maker(members: list[tuple[Member, int]]) -> tuple[Member, int]:

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from slim.graph.primitives import names
+
 
 class Inner(NamedTuple):
     """A jaxpr inside an equation.
@@ -23,20 +25,13 @@ class Inner(NamedTuple):
     times: int | None = 1
 
 
-# Primitives that run one inner jaxpr once, on all of their operands; the parameter that holds it.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "composite": "call_jaxpr",
-    "eval_jaxpr": "call_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "call_jaxpr",
-}
+CALLS = names(
+    """
+    jit pjit closed_call core_call composite eval_jaxpr remat2 checkpoint custom_jvp_call
+    custom_vjp_call custom_vjp_call_jaxpr
+    """
+)
+"""Primitives that run one inner jaxpr once, on all of their operands."""
 
 
 def scan_split(eqn: JaxprEqn) -> tuple[int, int, int]:
@@ -55,7 +50,8 @@ def inner_jaxprs(eqn: JaxprEqn) -> tuple[Inner, ...]:
     """
     name, every = eqn.primitive.name, tuple(range(len(eqn.invars)))
     if name in CALLS:
-        return (_inner(eqn.params[CALLS[name]], every),)
+        # Which of the two names a primitive has it under changes from one JAX to the next.
+        return (_inner(eqn.params.get("jaxpr") or eqn.params["call_jaxpr"], every),)
     if name == "scan":
         return (_inner(eqn.params["jaxpr"], every, scan_split(eqn)[2], int(eqn.params["length"])),)
     if name == "cond":

@@ -95,6 +95,25 @@ def update(acc: Confusion, logits: jax.Array, labels: jax.Array, weights: jax.Ar
     )
 
 
+def agreeing(logits: jax.Array, reference: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weight of the rows whose largest logit is of the class that the reference's is of.
+
+    Args:
+        logits: `(batch, classes)`.
+        reference: another model's, `(batch, classes)`.
+        weights: `(batch,)`, float32, as in `update`.
+
+    Returns:
+        Shape (), float32.
+
+    >>> ours, theirs = jnp.array([[2.0, 1], [0, 3]]), jnp.array([[0.0, 1], [0, 1]])
+    >>> float(agreeing(ours, theirs, jnp.ones(2)))
+    1.0
+    """
+    same = jnp.argmax(logits, axis=1) == jnp.argmax(reference, axis=1)
+    return jnp.sum(jnp.where(same, weights, 0))
+
+
 def result(acc: Confusion) -> Scores:
     """The scores of everything accumulated.
 

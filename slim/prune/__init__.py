@@ -29,7 +29,7 @@ after which `slim.graph`'s `shrink(plan, params)` and `replay(graph, plan)` are 
 from slim.prune.activations import measure_activations
 from slim.prune.choose import choose_masks
 from slim.prune.costs import width_costs
-from slim.prune.depth import Block, drop_blocks, drop_params, residual_blocks
+from slim.prune.depth import Block, DepthPlan, drop_blocks, drop_params, residual_blocks
 from slim.prune.distributions import DISTRIBUTIONS, Distribution
 from slim.prune.evidence import Evidence
 from slim.prune.gradients import measure_gradients
@@ -68,6 +68,7 @@ __all__ = [
     "SCORES",
     "STRUCTURES",
     "Block",
+    "DepthPlan",
     "Distribution",
     "Evidence",
     "LatencyTable",

@@ -5,9 +5,10 @@ without the block, x stands in its place. Blocks inside a scan, a remat or a `co
 for.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
@@ -32,6 +33,48 @@ class Block:
 
     name: str
     params: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DepthPlan:
+    """Which residual blocks are left out; it stands alone, as `slim.graph.Plan` does.
+
+    Attributes:
+        blocks: those of `residual_blocks`.
+    """
+
+    KIND: ClassVar[str] = "depth"
+    VERSION: ClassVar[int] = 1
+
+    blocks: tuple[Block, ...]
+
+    def to_json(self) -> str:
+        """The plan as JSON, with its kind and version."""
+        return json.dumps({"kind": self.KIND, "version": self.VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "DepthPlan":
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: not that, or another version's.
+
+        >>> plan = DepthPlan((Block("a", ("a", "b")),))
+        >>> DepthPlan.from_json(plan.to_json()) == plan
+        True
+        """
+        try:
+            fields = json.loads(text)
+            kind, version = fields["kind"], fields["version"]
+            blocks = tuple(Block(each["name"], tuple(each["params"])) for each in fields["blocks"])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a depth plan: {error!r}; write one with to_json") from error
+        if (kind, version) != (cls.KIND, cls.VERSION):
+            raise ValueError(
+                f"the plan is of kind {kind!r} and version {version!r}; this reads {cls.KIND!r} "
+                f"and {cls.VERSION}"
+            )
+        return cls(blocks)
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,12 @@ def measure_latency(
     for name, size in sizes.items():
         limit = rules[name] or default
         limit.check(name)
-        allowed = {limit.width(round(keep * size), size) for keep in keeps} - {size}
-        row = {width: seconds({name: width}) for width in sorted(allowed)}
-        table[name] = {**row, size: baseline}
+        ratios = (1.0, *keeps) if limit.keep is None else (limit.keep,)
+        allowed = {limit.width(round(keep * size), size) for keep in ratios}
+        table[name] = {
+            width: baseline if width == size else seconds({name: width})
+            for width in sorted(allowed)
+        }
     return LatencyTable(baseline, table)
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import JaxprEqn
 from scipy import special
 
@@ -40,8 +42,19 @@ def each_alone(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
     return ins[: len(eqn.outvars)]
 
 
-def _convert(value: Any, eqn: JaxprEqn) -> float:
-    return float(np.real(np.asarray(value).astype(eqn.params["new_dtype"])))
+def _as_stored(value: Any, dtype: Any) -> float | None:
+    """A real number as a value of `dtype` holds it: rounded, cut to an integer; None if it is not.
+
+    NaN, and integers out of range, are not.
+    """
+    if value in (0, 1):
+        return float(value)
+    if np.isnan(value):
+        return None
+    if jnp.issubdtype(dtype, np.integer):
+        limits = jnp.iinfo(dtype)
+        return float(np.trunc(value)) if limits.min <= value <= limits.max else None
+    return float(np.real(np.asarray(value).astype(dtype)))
 
 
 # What an operation makes of numbers; one that is not here is known only where `fold` says so.
@@ -82,9 +95,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "one_minus_square": lambda x: 1 - x * x,
     "pow": np.power,
     "real": np.positive,
-    "reduce_precision": np.positive,
     "rem": np.fmod,
-    "round": np.round,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "sign": np.sign,
     "sin": np.sin,
@@ -115,18 +126,29 @@ def fold(eqn: JaxprEqn, values: list[float | None]) -> float | None:
         return agreed(cases) if which is None else cases[int(which)]
     if any(value is None for value in values):
         return None
+    if name == "reduce_precision" and values[0] != 0:
+        return None
+    dtype = eqn.outvars[0].aval.dtype  # type: ignore[attr-defined]
     with np.errstate(all="ignore"):
-        if name == "convert_element_type":
-            result = _convert(values[0], eqn)
+        if name in ("convert_element_type", "reduce_precision"):
+            result = values[0]
         elif name == "integer_pow":
-            result = float(np.float64(values[0]) ** eqn.params["y"])
-        elif name == "not" and eqn.outvars[0].aval.dtype == np.bool_:  # type: ignore[attr-defined]
-            result = float(not values[0])
+            result = np.float64(values[0]) ** eqn.params["y"]
+        elif name == "not" and dtype == np.bool_:
+            result = not values[0]
+        elif name == "round":
+            result = _round(values[0], eqn.params["rounding_method"])
         elif name in FUNCTIONS:
-            result = float(FUNCTIONS[name](*values))
+            result = FUNCTIONS[name](*values)
         else:
             return None
-    return None if np.isnan(result) else result
+        return _as_stored(result, dtype)
+
+
+def _round(value: Any, method: lax.RoundingMethod) -> Any:
+    if method == lax.RoundingMethod.TO_NEAREST_EVEN:
+        return np.round(value)
+    return np.trunc(value + np.copysign(0.5, value))
 
 
 def folded(removed: Removed, step: Step, known: list[Known]) -> list[Known]:

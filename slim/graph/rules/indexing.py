@@ -135,17 +135,38 @@ def _scatter_windows(eqn: JaxprEqn) -> dict[int, int]:
 
 
 def scattered(removed: Removed, step: Step, known: list[Known]) -> list[Known]:
-    """Known where operand and updates hold one number that combining does not change."""
-    keeps_any = step.eqn.primitive.name in ("scatter", "scatter-min", "scatter-max")
+    """Known where operand and updates hold one number that combining does not change.
+
+    Removing whole updates loses nothing where they change nothing.
+    """
+    name = step.eqn.primitive.name.replace("_", "-")
+    operand, _, updates = known
     windows = _scatter_windows(step.eqn)
+    for u in set(range(len(step.ins[2]))) - set(windows.values()):
+        for leaf in removed.alive(step.ins[2][u]):
+            value = updates.get(u, leaf)
+            if value is None or value != NEUTRAL.get(name, operand.everywhere):
+                removed.forbid(leaf, "it would lose removed updates that change its operand")
     at = {}
     for d, leaf in removed.places(step.outs[0]):
         if d in windows:
-            value = agreed([known[0].get(d, leaf), known[2].get(windows[d], leaf)])
-            if value is not None and (value == 0 or keeps_any):
+            value = agreed([operand.get(d, leaf), updates.get(windows[d], leaf)])
+            if value is not None and (value == 0 or name in KEEPS_ANY):
                 at[d, leaf] = value
     return [Known(None, at)]
 
+
+# One number put on itself stays: a maximum of it twice, say, and not a sum.
+KEEPS_ANY = ("scatter", "scatter-min", "scatter-max")
+
+# What an update changes nothing by; one that is put in place, by being what is there.
+NEUTRAL = {
+    "scatter-add": 0.0,
+    "scatter-sub": 0.0,
+    "scatter-mul": 1.0,
+    "scatter-min": float("inf"),
+    "scatter-max": float("-inf"),
+}
 
 SCATTERS = (
     *("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"),

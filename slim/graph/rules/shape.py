@@ -1,6 +1,6 @@
 """Changes of layout: the same entries in other places."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from slim.graph import axes
-from slim.graph.axes import Dims
+from slim.graph.axes import Axis, Dims
 from slim.graph.rules.flow import Flow
 from slim.graph.rules.removed import Known, Removed, carried, unknown
 from slim.graph.rules.rule import Rule, unchanged
@@ -30,23 +30,45 @@ def broadcast_replay(resize: Resize, step: Step, args: list[Any]) -> list[Any]:
 
 
 def reshape_axes(flow: Flow, eqn: JaxprEqn, ins: list[Dims]) -> list[Dims]:
-    """Both shapes are factorings of one row-major product, refined until they agree."""
-    sizes = shape_of(eqn.outvars[0])
+    """Runs of dimensions of one size are factorings of one product, refined until they agree.
+
+    Where a run cannot be (chunks of a concatenation), it is frozen, and the others are not.
+    """
+    shape, sizes = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     if 0 in sizes:
         flow.freeze(ins[0], "it has no entries")
         return [fresh(sizes)]
-    rest = axes.product(*ins[0])
-    out = []
-    for size in sizes:
-        halves = axes.split_product(rest, size)
-        if halves is not None:
-            first, rest = halves
-            out.append(first)
-        else:
-            why = f"{shape_of(eqn.invars[0])} and {sizes} have no common factors in order"
-            flow.freeze([*ins[0], *out], why)
-            return [(*out, *(flow.frozen(n, why) for n in sizes[len(out) :]))]
+    out: list[Axis] = []
+    for before, after in _runs(shape, sizes):
+        rest = axes.product(*ins[0][before])
+        made: list[Axis] = []
+        for size in sizes[after]:
+            halves = axes.split_product(rest, size)
+            if halves is None:
+                why = f"{shape[before]} and {sizes[after]} have no common factors in order"
+                flow.freeze([*ins[0][before], *made], why)
+                made = [flow.frozen(n, why) for n in sizes[after]]
+                break
+            made.append(halves[0])
+            rest = halves[1]
+        out += made
     return [tuple(out)]
+
+
+def _runs(shape: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """The shortest runs of dimensions of two shapes that have as many entries, in order."""
+    i = j = 0
+    while i < len(shape) or j < len(sizes):
+        first, second = i, j
+        entries = others = 1
+        while (i, j) == (first, second) or entries != others:
+            if j == len(sizes) or (i < len(shape) and entries <= others):
+                entries *= shape[i]
+                i += 1
+            else:
+                others *= sizes[j]
+                j += 1
+        yield slice(first, i), slice(second, j)
 
 
 def reshape_replay(resize: Resize, step: Step, args: list[Any]) -> list[Any]:

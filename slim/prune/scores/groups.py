@@ -55,28 +55,29 @@ def score_groups(
     members = {group.name: [m for m in group.members if rated(m)] for group in groups}
     for group in groups:
         if not members[group.name]:
+            needed = ", ".join(score.needs) or "parameters of other names"
             raise ValueError(
                 f"score {score.name!r} finds nothing to rate in group {group.name!r} of "
-                f"{', '.join(m.path for m in group.members)}: it needs "
-                f"{', '.join(('params', *score.needs))} for one of them; leave the group out, "
-                "measure more, or choose another score"
+                f"{', '.join(m.path for m in group.members)}: it needs {needed}, which differ "
+                "between its units; leave the group out, measure more, or choose another score"
             )
     chosen = dict.fromkeys(m.path for each in members.values() for m in each)
     known = leaves(evidence, chosen, needs=score.needs, by=score.name)
 
-    def rate(known: dict[str, Leaf]) -> dict[str, jax.Array]:
+    def rate(known: dict[str, Leaf]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         scores = {}
         for name, each in members.items():
             terms = [score.terms(_by_unit(known[member.path], member)) for member in each]
             sums = [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
-            scores[name] = normalisation(score.finish(*sums))
-        return scores
+            scores[name] = score.finish(*sums)
+        return scores, {name: normalisation(values) for name, values in scores.items()}
 
     # One program for all groups: their many small operations would each be compiled alone.
-    scores = jax.jit(rate)(known)
-    for name, values in scores.items():
+    scores, normalised = jax.jit(rate)(known)
+    # Before as well as after: a normalisation may make 0 of what is not finite, and the reverse.
+    for name, values in [*scores.items(), *normalised.items()]:
         check_finite(values, f"score {score.name!r} of group {name!r}")
-    return scores
+    return normalised
 
 
 def _by_unit(leaf: Leaf, member: Member) -> Leaf:

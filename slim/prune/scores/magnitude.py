@@ -15,10 +15,10 @@ l2 = additive("l2", lambda leaf: jnp.square(leaf.weight), jnp.sqrt)
 def _lamp(squares: jax.Array) -> jax.Array:
     flat = squares.ravel()
     order = jnp.argsort(flat)
-    ordered = flat[order]
-    larger = jnp.cumsum(ordered[::-1])[::-1]
-    ratios = jnp.where(larger > 0, ordered / jnp.where(larger > 0, larger, 1.0), 0.0)
-    return jnp.zeros_like(flat).at[order].set(ratios).reshape(squares.shape)
+    at_least = jnp.cumsum(flat[order][::-1])[::-1]
+    sums = jnp.zeros_like(flat).at[order].set(at_least).reshape(squares.shape)
+    # Divided in place, so that sharded weights have their scores where they are.
+    return jnp.where(sums > 0, squares / jnp.where(sums > 0, sums, 1.0), 0.0)
 
 
 lamp = Score(
@@ -31,5 +31,11 @@ lamp = Score(
 """w^2 / (sum of w'^2 over the tensor's weights w' at least as large) (Lee et al. 2021,
 arXiv:2010.07611). Ranks weights of different tensors globally; of units, by their norms."""
 
-random = additive("random", lambda leaf: leaf["key"], lambda total: total, needs=("key",))
+random = additive(
+    "random",
+    # Of the weight too: scores are where it is, and NaN where it is.
+    lambda leaf: jnp.where(jnp.isnan(leaf.weight), jnp.nan, leaf["key"]),
+    lambda total: total,
+    needs=("key",),
+)
 """Uniform in [0, 1): the baseline that every other score must beat."""

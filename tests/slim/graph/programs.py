@@ -553,6 +553,19 @@ def sliced_ranges():
 
 
 @program(sizes=[8])
+def shifted_then_chunked():
+    """Rows that were padded and sliced make no chunks; their width is free all the same."""
+    params = {"in": normal(10, 8), "out": normal(8, 2)}
+
+    def fn(p, x):
+        x = x @ p["in"]
+        x = x + jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        return x.reshape(2, 3, 2, 8).sum(2) @ p["out"]
+
+    return fn, params, TOKENS
+
+
+@program(sizes=[8])
 def sums_of_zeros():
     """A function with f(0) = 0 may be summed over the cut axis without any parameter."""
     params = {"in": normal(10, 8), "b": normal(8)}

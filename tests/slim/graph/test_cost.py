@@ -32,14 +32,24 @@ def test_published_macs(name, gmacs):
     assert cost(model_graph(name, (224, 224, 3))).macs / 1e9 == pytest.approx(gmacs, abs=0.005)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_flops_are_xlas(compiled):
-    graph = model_graph("resnet8", (16, 16, 3), num_classes=10, batch=2)
-    lowered = jax.jit(graph.fn).lower(graph.params, *graph.inputs)
-    analysis = (lowered.compile() if compiled else lowered).cost_analysis()
-    # Fusing a norm's constants away costs XLA nothing, so the compiled count is a little lower.
+# Before XLA has fused anything; it makes a polynomial of the erf of ViT's GELU, here one FLOP.
+@pytest.mark.parametrize(
+    ("name", "rel"),
+    [("mlp", 1e-6), ("resnet8", 1e-6), ("mobilenet_v3_small", 1e-6), ("vit_ti", 0.06)],
+)
+def test_flops_are_xlas(name, rel):
+    graph = model_graph(name, (32, 32, 3), num_classes=10, batch=2)
+    analysis = jax.jit(graph.fn).lower(graph.params, *graph.inputs).cost_analysis()
     xla = analysis["flops"] + analysis.get("transcendentals", 0)
-    assert cost(graph).flops == pytest.approx(xla, rel=0.03 if compiled else 1e-4)
+    assert cost(graph).flops == pytest.approx(xla, rel=rel)
+
+
+def test_flops_are_xlas_when_compiled():
+    """Nearly: fusions compute some things twice and others not at all."""
+    graph = model_graph("resnet8", (16, 16, 3), num_classes=10, batch=2)
+    analysis = jax.jit(graph.fn).lower(graph.params, *graph.inputs).compile().cost_analysis()
+    xla = analysis["flops"] + analysis.get("transcendentals", 0)
+    assert cost(graph).flops == pytest.approx(xla, rel=0.03)
 
 
 CONVS = {

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from slim import models
@@ -40,13 +41,22 @@ def test_small_outputs_are_masked_outputs(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
-def test_small_outputs_and_gradients_are_masked_ones(name):
-    """To what float32 rounding leaves of gradients through tens of layers."""
-    module = models.create(name, num_classes=10)
+def test_small_outputs_and_gradients_are_masked_ones(name, monkeypatch):
+    """Outputs in single precision, to 1e-5; they and the gradients in double, to 1e-9.
+
+    In single, rounding alone moves gradients by up to 4e-5 (vit_ti; resnet110: 6e-6).
+    """
     images = random_like(IMAGES, seed=1)
+    module = models.create(name, num_classes=10)
     variables = random_like(shapes(module))
     assert_exact(evaluation(module), variables, images, gradients=False)
-    assert_exact(evaluation(module), variables, images, tolerance=1e-4)
+    # What the models compute in single precision whatever their dtype (norms, softmax, logits).
+    monkeypatch.setattr(jnp, "float32", jnp.float64)
+    with jax.enable_x64(True):
+        module = models.create(name, num_classes=10, dtype=jnp.float64)
+        variables, images = jax.tree.map(np.float64, (variables, images))
+        assert_exact(evaluation(module), variables, images, tolerance=1e-9)
+    jax.clear_caches()
 
 
 def test_the_small_function_costs_what_a_hand_written_one_does():

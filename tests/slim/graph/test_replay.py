@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from slim.graph import cost, groups, make_plan, mask, replay, shrink, trace
+from slim.graph import cost, frozen_groups, groups, make_plan, mask, replay, shrink, trace
 from tests.slim.graph.exactness import assert_close, compiled, random_like, random_plan
 
 IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
@@ -98,6 +98,34 @@ def test_other_batch_and_image_sizes(batch, size):
     x = random_like(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32), seed=2)
     got = compiled(replay(graph, plan))(shrink(plan, variables), x)
     assert_close(got, compiled(evaluate(module))(mask(plan, variables), x), 1e-5)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 4), (3, 9)])
+def test_other_sequence_lengths(batch, length):
+    """A causal decoder with learned positions: its mask and its table follow the length."""
+    kernels = dict.fromkeys("qkv", (8, 2, 4)) | {"o": (2, 4, 8), "up": (8, 16), "down": (16, 8)}
+    shapes = kernels | {"tokens": (12, 8), "positions": (12, 8)}
+    params = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in shapes.items()}
+    params = random_like(params)
+
+    def fn(p, tokens):
+        x = p["tokens"][tokens] + p["positions"][: tokens.shape[1]]
+        q, k, v = (jnp.einsum("bse,ehd->bshd", x, p[name]) for name in "qkv")
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        x = x + jnp.einsum("bshd,hde->bse", mixed, p["o"])
+        x = x + jax.nn.gelu(x @ p["up"]) @ p["down"]
+        return x.mean(1) @ p["tokens"].T
+
+    tokens = jnp.arange(12).reshape(2, 6)
+    graph = trace(fn, params, tokens)
+    plan = random_plan(graph)
+    assert sorted(group.size for group in groups(graph)) == [2, 4, 4, 8, 16]
+    # Nothing that only longer sequences need is offered.
+    (rest,) = (group for group in frozen_groups(graph) if group.name == "positions:0.1")
+    assert rest.frozen == ("the function does not use it",)
+    tokens = jnp.arange(batch * length).reshape(batch, length) % 12
+    got = compiled(replay(graph, plan))(shrink(plan, params), tokens)
+    assert_close(got, compiled(fn)(mask(plan, params), tokens), 1e-5)
 
 
 def test_under_vmap_scan_remat_and_hessian_vector_products():
@@ -213,16 +241,23 @@ def test_linen_nnx_and_dicts_have_the_same_groups():
     assert_close(compiled(replay(graphs[2], plan))(shrink(plan, state), x), want, 1e-5)
 
 
-def test_training_goes_on_after_the_cut():
+@pytest.mark.parametrize(
+    "tx", [optax.sgd(1e-2, momentum=0.9), optax.adam(1e-2)], ids=["sgd", "adam"]
+)
+def test_training_goes_on_after_the_cut(tx):
     """The optimizer's state is cut by the plan; a masked step and a small step agree."""
     module, variables, images = net()
     variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
     graph = trace(evaluate(module), variables, images)
     plan = random_plan(graph)
-    tx = optax.sgd(1e-2, momentum=0.9)
-    state = tx.init(variables)
+
+    def step(grads, state, variables):
+        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction
+            updates, state = tx.update(grads, state, variables)
+        return optax.apply_updates(variables, updates), state
+
     grads = jax.tree.map(lambda p: 0.1 + 0 * p, variables)
-    _, state = tx.update(grads, state, variables)
+    _, state = step(grads, tx.init(variables), variables)
 
     small, small_state = shrink(plan, variables), shrink(plan, state)
     chex.assert_trees_all_equal_shapes(small_state, tx.init(small))
@@ -232,9 +267,34 @@ def test_training_goes_on_after_the_cut():
 
     full_grads = compiled(jax.grad(lambda v: loss(evaluate(module), v)))(mask(plan, variables))
     small_grads = compiled(jax.grad(lambda v: loss(replay(graph, plan), v)))(small)
-    updates, _ = tx.update(small_grads, small_state, small)
-    full_updates, _ = tx.update(full_grads, state, mask(plan, variables))
-    assert_close(updates, shrink(plan, full_updates), 1e-4)
+    trained = step(small_grads, small_state, small)
+    assert_close(trained, shrink(plan, step(full_grads, state, mask(plan, variables))), 1e-4)
+
+
+def test_auxiliary_outputs_come_out_small():
+    """What a model sows: it freezes the graph it is an output of, and follows another's plan."""
+
+    class Sowing(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            hidden = nn.relu(nn.Dense(8, name="up")(x))
+            self.sow("intermediates", "hidden", hidden)
+            return nn.Dense(2, name="down")(hidden)
+
+    x = jnp.ones((4, 3))
+    variables = random_like({"params": jax.eval_shape(Sowing().init, KEY, x)["params"]})
+    plain = trace(Sowing().apply, variables, x)
+    sown = trace(lambda v, x: Sowing().apply(v, x, mutable="intermediates"), variables, x)
+    assert [group.name for group in groups(plain)] == ["params/up/kernel:1"]
+    assert not groups(sown)
+    (reason,) = next(g.frozen for g in frozen_groups(sown) if g.name == "params/up/kernel:1")
+    assert reason == "output 1/intermediates/hidden/0"
+    plan = make_plan(plain, {"params/up/kernel:1": [1, 4, 6]})
+    logits, aux = compiled(replay(sown, plan))(shrink(plan, variables), x)
+    want, full = compiled(sown.fn)(mask(plan, variables), x)
+    assert_close(logits, want, 1e-5)
+    hidden = full["intermediates"]["hidden"][0][:, jnp.array([1, 4, 6])]
+    assert_close(aux["intermediates"]["hidden"][0], hidden, 1e-5)
 
 
 def test_a_function_that_exposes_what_is_cut_gives_it_small():

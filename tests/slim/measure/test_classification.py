@@ -143,3 +143,12 @@ def test_bfloat16_logits_are_scored_in_float32():
 
 def test_no_samples_is_nan():
     assert all(np.isnan(classification.result(classification.init(3))))
+
+
+def test_agreement_counts_the_weights_of_rows_with_the_same_largest_logit():
+    logits = jnp.array([[3.0, 1, 2], [0, 5, 1], [2, 1, 0], [0, 0, 9]])
+    reference = jnp.array([[1.0, 0, 0], [0, 0, 1], [9, 0, 0], [0, 0, 1]])  # the second differs
+    weights = jnp.array([1.0, 1, 0.5, 0])
+    assert float(jax.jit(classification.agreeing)(logits, reference, weights)) == 1.5
+    logits = logits.at[3].set(jnp.nan)  # whatever stands in a row that only pads
+    assert float(classification.agreeing(logits, reference, weights)) == 1.5

@@ -13,15 +13,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from slim.prune import (
     DISTRIBUTIONS,
+    GROUP_DISTRIBUTIONS,
+    NORMALISATIONS,
     SCHEDULES,
     SCORES,
     STRUCTURES,
     Evidence,
+    Sensitivity,
     Window,
+    apply_masks,
+    by_sensitivity,
     choose_masks,
+    fit_widths,
     score_weights,
 )
 from slim.prune.evidence import Leaf
+from slim.prune.sensitivity import Point
+from tests.slim.graph.exactness import compiled
 
 # A quarter of either axis, one device's share, is tiled by every block and M in the table.
 SHAPES = {"conv": (3, 3, 64, 32), "dense": (64, 64)}
@@ -56,7 +64,7 @@ def weight_scores(score, given):
 
 def compiled_once(fn):
     """`jit` of a function that must not be traced for a second time."""
-    jitted = jax.jit(fn)
+    jitted = compiled(fn)
 
     def call(*args):
         result = jitted(*args)
@@ -76,14 +84,39 @@ by_weight = pytest.mark.parametrize(
 )
 every_distribution = pytest.mark.parametrize("distribution", **over(DISTRIBUTIONS))
 every_schedule = pytest.mark.parametrize("make", **over(SCHEDULES))
-# Each with a partner rather than all with all: they meet only through their signatures.
-PAIRS = [(d, "unstructured") for d in DISTRIBUTIONS] + [
-    ("global", s) for s in STRUCTURES if s != "unstructured"
-]
-every_pair = pytest.mark.parametrize(("distribution", "structure"), PAIRS)
+MESH = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+SPECS = {
+    "conv": PartitionSpec(None, None, "fsdp", "tensor"),
+    "dense": PartitionSpec("tensor", "fsdp"),
+}
 
 
-@pytest.mark.parametrize("table", [SCORES, DISTRIBUTIONS, STRUCTURES, SCHEDULES])
+def sharded(given):
+    """Evidence over the mesh, every tree as the parameters; dimensions of size 1 are whole."""
+
+    def place(path, leaf):
+        names = zip(leaf.shape[::-1], SPECS[path][::-1], strict=False)
+        spec = PartitionSpec(*[None if size == 1 else name for size, name in names][::-1])
+        return jax.device_put(leaf, NamedSharding(MESH, spec))
+
+    trees = {
+        name: {path: place(path, leaf) for path, leaf in tree.items()}
+        for name, tree in given._asdict().items()
+        if isinstance(tree, dict)
+    }
+    return given._replace(**trees)
+
+
+def assert_sharded(tree):
+    for path, leaf in tree.items():
+        sharding = NamedSharding(MESH, SPECS[path])
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), leaf.sharding
+
+
+@pytest.mark.parametrize(
+    "table",
+    [SCORES, DISTRIBUTIONS, STRUCTURES, SCHEDULES, NORMALISATIONS, GROUP_DISTRIBUTIONS],
+)
 def test_tables_hold_distinct_methods(table):
     assert len({id(method) for method in table.values()}) == len(table) > 0
 
@@ -110,6 +143,9 @@ def test_scores_of_weights(score):
         chex.assert_trees_all_close(again, weight_scores(score, evidence(seed)), rtol=2e-5)
     abstract = jax.eval_shape(lambda e: weight_scores(score, e), given)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, scores)
+    over_mesh = compiled(lambda e: weight_scores(score, e))(sharded(given))
+    chex.assert_trees_all_close(over_mesh, scores, rtol=2e-5)
+    assert_sharded(over_mesh)
     # Half-precision weights are scored in float32.
     chex.assert_type(list(weight_scores(score, evidence(dtype=jnp.bfloat16)).values()), jnp.float32)
 
@@ -160,11 +196,14 @@ def test_scores_of_units(score):
     np.testing.assert_allclose(permuted, scores[order], rtol=1e-4)
 
 
-def masks_by(distribution, structure):
-    def masks(params, keep):
+def masks_by(distribution, structure, score="l2"):
+    """Evidence and a ratio to a loss of the masked parameters and their masks."""
+
+    def masks(given, keep):
         return choose_masks(
-            Evidence(params),
+            given,
             keep,
+            score=SCORES[score],
             distribution=DISTRIBUTIONS[distribution],
             structure=STRUCTURES[structure],
         )
@@ -172,37 +211,57 @@ def masks_by(distribution, structure):
     return masks
 
 
-@every_pair
-def test_masks(distribution, structure):
-    masks = masks_by(distribution, structure)
-    params = evidence().params
-    jitted = compiled_once(masks)
-    found = [jitted(params, keep) for keep in KEEPS]
-    for keep, these in zip(KEEPS, found, strict=True):
-        chex.assert_trees_all_equal_shapes(these, params)
+def with_gradient(masks):
+    """The masks, and the gradient of the sum of the squares of what they keep."""
+
+    def loss(params, given, keep):
+        found = masks(given._replace(params=params), keep)
+        kept = jax.tree.leaves(apply_masks(found, params))
+        return sum(jnp.square(leaf).sum() for leaf in kept) / 2, found
+
+    def both(given, keep):
+        grads, found = jax.grad(loss, has_aux=True)(given.params, given, keep)
+        return found, grads
+
+    return both
+
+
+def check_masks(masks, distribution, structure):
+    given = evidence()
+    jitted = compiled_once(with_gradient(masks))
+    found = []
+    for keep in KEEPS:
+        these, grads = jitted(given, keep)
+        chex.assert_trees_all_equal_shapes(these, given.params)
         chex.assert_type(list(these.values()), bool)
         check_count(these, keep, distribution, structure)
+        chex.assert_trees_all_equal(grads, apply_masks(these, given.params))
+        found.append(these)
     for fewer, more in itertools.pairwise(found):
         assert not any((fewer[path] & ~more[path]).any() for path in SHAPES)
-    abstract = jax.eval_shape(masks, params, jnp.float32(0.5))
+    abstract = jax.eval_shape(masks, given, jnp.float32(0.5))
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, found[0])
+    over_mesh = compiled(masks)(sharded(given), KEEPS[0])
+    chex.assert_trees_all_equal(over_mesh, found[0])
+    assert_sharded(over_mesh)
 
-    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    specs = {
-        "conv": PartitionSpec(None, None, "fsdp", "tensor"),
-        "dense": PartitionSpec("tensor", "fsdp"),
-    }
-    shardings = {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
-    sharded = jax.jit(masks)(jax.device_put(params, shardings), KEEPS[0])
-    chex.assert_trees_all_equal(sharded, found[0])
-    for path, mask in sharded.items():
-        assert mask.sharding.is_equivalent_to(shardings[path], mask.ndim), mask.sharding
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_masks(distribution, structure):
+    check_masks(masks_by(distribution, structure), distribution, structure)
+
+
+# Scores meet the others only as arrays: one partner does for all.
+@by_weight
+def test_masks_by_every_score(score):
+    check_masks(masks_by("global", "unstructured", score.name), "global", "unstructured")
 
 
 def test_masks_outside_jit_are_those_inside():
     masks = masks_by("erk", "unstructured")
-    params = evidence().params
-    chex.assert_trees_all_equal(masks(params, 0.3), jax.jit(masks)(params, 0.3))
+    given = evidence()
+    chex.assert_trees_all_equal(masks(given, 0.3), jax.jit(masks)(given, 0.3))
 
 
 def check_count(masks, keep, distribution, structure):
@@ -257,3 +316,57 @@ def test_schedules_refuse_bad_ratios(make, keep):
 def test_distributions_refuse_bad_ratios(distribution, keep):
     with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
         distribution({"w": jnp.ones((2, 2))}, {"w": (2, 2)}, keep)
+
+
+@pytest.mark.parametrize("normalise", **over(NORMALISATIONS))
+def test_normalisations(normalise):
+    scores = jnp.array([3.0, 0.0, 1.0, 4.0, 2.0, 7.0, 6.0, 5.0])
+    jitted = compiled_once(normalise)
+    normal = jitted(scores)
+    chex.assert_trees_all_close(normal, normalise(scores), rtol=1e-6)
+    np.testing.assert_array_equal(jnp.argsort(normal), jnp.argsort(scores))
+    assert (normal >= 0).all()
+    np.testing.assert_array_equal(jitted(jnp.zeros(8)), 0)
+    scale = float(normal[-1] / scores[-1])
+    np.testing.assert_allclose(normal, scores * scale, rtol=1e-6)
+    again = jitted(scores * 128)
+    # Either of the scores as they are, or free of their scale.
+    np.testing.assert_allclose(again, normal * (128 if scale == 1 else 1), rtol=1e-6)
+    abstract = jax.eval_shape(normalise, jax.ShapeDtypeStruct((8,), jnp.float32))
+    assert (abstract.shape, abstract.dtype) == ((8,), jnp.float32)
+    sharding = NamedSharding(MESH, PartitionSpec("fsdp"))
+    over_mesh = jax.jit(normalise)(jax.device_put(scores, sharding))
+    chex.assert_trees_all_close(over_mesh, normal, rtol=1e-6)
+    assert over_mesh.sharding.is_equivalent_to(sharding, 1)
+
+
+GROUPS = {"a": np.arange(1.0, 9.0), "b": np.array([2.0, 3.0, 30.0, 40.0])}
+MEASURED = Sensitivity(
+    baseline=0.9,
+    sizes={"a": 8, "b": 4},
+    curves={
+        "a": (Point(0.5, 4, 0.8, 10.0), Point(0.25, 2, 0.7, 21.0)),
+        "b": (Point(0.5, 2, 0.6, 5.0),),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    "distribution", **over({**GROUP_DISTRIBUTIONS, "sensitivity": by_sensitivity(MEASURED)})
+)
+def test_group_distributions(distribution):
+    """They rank units on the host, before anything is compiled."""
+    given = {name: scores.copy() for name, scores in GROUPS.items()}
+    order = distribution(given)
+    chex.assert_trees_all_equal(given, GROUPS)
+    chex.assert_trees_all_equal(distribution(given), order)
+    assert order.keys() == GROUPS.keys()
+    for name, place in order.items():
+        assert place.shape == GROUPS[name].shape
+        assert not np.isnan(place).any()
+        assert (place[1:] >= place[:-1]).all(), "the lowest of a group go first"
+    # Device arrays do as well, in any order; the budget is met to the unit.
+    shuffled = {name: jnp.asarray(scores[::-1]) for name, scores in GROUPS.items()}
+    for target in range(2, 13):
+        widths = fit_widths(shuffled, lambda w: sum(w.values()), target, distribution=distribution)
+        assert sum(widths.values()) == target

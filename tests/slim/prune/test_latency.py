@@ -34,6 +34,14 @@ def test_each_group_is_timed_alone():
     np.testing.assert_allclose(table({"first:1": 8, "second:1": 4}), (104 + 108 - 184) / 184)
 
 
+def test_a_fixed_share_is_the_only_width_that_is_timed():
+    limits = [("first:1", Limits(keep=0.5)), ("second:1", Limits(keep=1.0))]
+    table = measure_latency(GRAPH, SIZES, seconds, limits=limits)
+    assert table.seconds == {"first:1": {8: 104 / 184}, "second:1": {8: 1.0}}
+    chosen = fit_latency({name: np.ones(size) for name, size in SIZES.items()}, table, 0.6)
+    assert chosen == {"first:1": 8, "second:1": 8}
+
+
 def by_trying_all(scores, table, target):
     best = None
     for widths in itertools.product(*(table.seconds[name] for name in scores)):
