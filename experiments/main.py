@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import dry_run, platform, recipe, report, runner, workdir
 from experiments.data import sets
 from experiments.divergence import Diverged
+from experiments.measure import Measures
 from experiments.preemption import Preempted, Preemption
 from experiments.recipe import Recipe
 from experiments.schema import ConfigError, unknown_name
@@ -97,7 +98,7 @@ def _config_file() -> Path:
 
 
 def _overrides() -> dict[str, dict[str, Any]]:
-    """What each recipe of this run changes in the config, by name; nothing, outside a sweep."""
+    """What each recipe of this run changes in the config, by key; nothing, outside a sweep."""
     if not _SWEEP.value:
         return {"": {}}
     return recipe.sweep_of(_config_file())
@@ -121,26 +122,29 @@ def _run_sweep(
 ) -> None:
     """Runs the recipes of a sweep in order, over one store of stages, into one table."""
     reports = {}
-    for name, made in recipes.items():
-        found = _run_one(made, directory, directory / name, preemption)
+    for key, made in recipes.items():
+        found = _run_one(made, directory, directory / key, preemption)
         if found is not None:
-            reports[name] = found
+            reports[key] = found
     if not reports:
         return
-    first = next(iter(reports.values()))
+    baselines: dict[int, Measures] = {}
+    for key, found in reports.items():
+        baselines.setdefault(recipes[key].settings.seed, found.models[found.baseline])
     sweep = report.Sweep(
         name=directory.name,
         command=_command(),
-        machine=first.machine,
-        baseline=first.models[first.baseline],
+        machine=next(iter(reports.values())).machine,
+        baselines=baselines,
         results=tuple(
             report.Result(
-                name=name,
-                overrides=overrides[name],
-                report=f"{name}/report.json",
-                measures=list(found.models.values())[-1],
+                name=overrides[key]["name"],
+                seed=recipes[key].settings.seed,
+                overrides=overrides[key],
+                report=f"{key}/report.json",
+                measures=found.models[found.final],
             )
-            for name, found in reports.items()
+            for key, found in reports.items()
         ),
     )
     report.write_sweep(sweep, directory)

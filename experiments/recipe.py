@@ -258,20 +258,46 @@ def load(file: str) -> ml_collections.ConfigDict:
 
 
 def sweep_of(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """The recipes that `sweep()` in a config file yields: by name, dotted field names to values.
+    """The recipes that `sweep()` in a config file yields: by key, dotted field names to values.
+
+    Each has a `name`; one that is given with several seeds makes one row of the sweep's table, the
+    mean over them, and differs in nothing else:
+
+        for seed in range(3):
+            yield {"name": "taylor", "seed": seed, "shrink.score": "taylor"}
+
+    The key, which its report's directory is called by, is the name, and of several seeds the name
+    and the seed: `taylor_s0`.
 
     Raises:
-        ConfigError: the file has no `sweep`, or what it yields has no names of their own.
+        ConfigError: the file has no `sweep`, or what it yields has no names, or the same one twice
+            and not for another seed.
     """
     scope = runpy.run_path(str(path))
     if "sweep" not in scope:
         raise ConfigError(f"{path} has no function sweep() that yields overrides")
-    found: dict[str, dict[str, Any]] = {}
+    named: dict[str, list[dict[str, Any]]] = {}
     for overrides in scope["sweep"]():
-        name = overrides.get("name")
-        if name is None or name in found:
-            raise ConfigError(f"{path}: sweep() must give each recipe a name of its own: {name!r}")
-        found[name] = dict(overrides)
+        if "name" not in overrides:
+            raise ConfigError(f"{path}: sweep() must give each recipe a name: {overrides!r}")
+        named.setdefault(overrides["name"], []).append(dict(overrides))
+    found: dict[str, dict[str, Any]] = {}
+    for name, recipes in named.items():
+        seeds = {recipe.get("seed") for recipe in recipes}
+        rests = [{k: v for k, v in recipe.items() if k != "seed"} for recipe in recipes]
+        if len(recipes) > 1 and (
+            None in seeds or len(seeds) < len(recipes) or any(r != rests[0] for r in rests)
+        ):
+            raise ConfigError(
+                f"{path}: sweep() must give each recipe a name of its own: {name!r} stands "
+                f"{len(recipes)} times; recipes of one name must each have another `seed`, and "
+                "differ in nothing else"
+            )
+        for each in recipes:
+            key = f"{name}_s{each['seed']}" if len(recipes) > 1 else name
+            if key in found:
+                raise ConfigError(f"{path}: sweep() names two recipes {key!r}; rename one")
+            found[key] = each
     return found
 
 

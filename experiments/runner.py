@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -14,13 +15,17 @@ from experiments.data import sets
 from experiments.data.dataset import Dataset
 from experiments.logs import METRICS, jsonl
 from experiments.measure import Measures
+from experiments.network import Network
 from experiments.precision import PRECISIONS
 from experiments.preemption import Preempted, Preemption
 from experiments.recipe import PlannedStage, Recipe
 from experiments.stages import Context, Model
 from experiments.workdir import Finished
+from slim import paths
 
 LOG = logging.getLogger("slim")
+
+Shapes = dict[str, report.Shape]
 
 
 def run(
@@ -47,6 +52,8 @@ def run(
     context = shared_context(recipe, dataset, preemption)
     entries: list[report.Stage] = []
     rows: dict[str, Measures] = {}
+    shapes: dict[str, Shapes] = {}
+    pictures: dict[str, Path] = {}
     model: Model | None = None
     for planned in recipe.stages:
         if preemption.reached():
@@ -64,22 +71,29 @@ def run(
         if finished.has_model():
             load = partial(finished.model, context.network, meshes.replicated(context.mesh))
             model = load()
+            shapes[planned.name] = _shapes(model)
             context = dataclasses.replace(context, earlier={**context.earlier, planned.name: load})
         directories = {**context.directories, planned.kind: directory}
         context = dataclasses.replace(context, directories=directories)
         rows |= {row.name: row for row in finished.measures()}
         entries.append(_entry(planned, keys[planned.name], reused, finished, workdir))
+        pictures |= _pictures(planned.name, directory)
     if jax.process_index() != 0 or not rows:
         return None
+    before, cuts = _kernels(context.network, shapes)
     made = report.Report(
         name=recipe.settings.name,
         command=command,
         recipe=recipe.as_dict(),
         machine=report.this_machine(),
         baseline=next(iter(rows)),
-        stages=tuple(e.model_copy(update={"measures": rows.get(e.name)}) for e in entries),
+        stages=tuple(
+            e.model_copy(update={"measures": rows.get(e.name), "kernels": cuts.get(e.name)})
+            for e in entries
+        ),
+        kernels=before,
     )
-    report.write(made, pages)
+    report.write(made, pages, pictures)
     return made
 
 
@@ -117,7 +131,7 @@ def _run(planned: PlannedStage, context: Context, model: Model | None, finished:
 def _entry(
     planned: PlannedStage, key: str, reused: bool, finished: Finished, workdir: Path
 ) -> report.Stage:
-    """A stage in the report, its measures still to come."""
+    """A stage in the report, its measures and kernels still to come."""
     metrics = finished.directory / METRICS
     has_model = finished.has_model()
     return report.Stage(
@@ -130,3 +144,36 @@ def _entry(
         measures=None,
         curves=report.curves(jsonl.read(metrics), planned.name) if metrics.exists() else {},
     )
+
+
+def _shapes(model: Model) -> Shapes:
+    return {path: tuple(leaf.shape) for path, leaf in paths.flatten(model.variables).items()}
+
+
+def _kernels(uncut: Network, shapes: dict[str, Shapes]) -> tuple[Shapes, dict[str, Shapes]]:
+    """The kernels of the first model, and what is left of them by the stage that changed it.
+
+    Args:
+        uncut: the recipe's network.
+        shapes: of all variables, by the stage that left them.
+    """
+    first = next(iter(shapes.values()), {})
+    changed = {
+        name: found
+        for (_, before), (name, found) in pairwise(shapes.items())
+        if found not in (before, first)
+    }
+    if not changed:
+        return {}, {}
+    fed = report.kernels(uncut.graph())
+
+    def of(found: Shapes) -> Shapes:
+        return {path: found[path] for path in fed if path in found}
+
+    return of(first), {name: of(found) for name, found in changed.items()}
+
+
+def _pictures(stage: str, directory: Path) -> dict[str, Path]:
+    """The pictures that a stage left, by names that no other stage's have."""
+    found = sorted(directory.glob("*.png"))
+    return {p.stem if p.stem == stage else f"{stage}_{p.stem}": p for p in found}

@@ -10,6 +10,7 @@
 import io
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -20,20 +21,25 @@ from experiments.report.machine import this_machine
 from experiments.report.pages import report_page, sweep_page
 from experiments.report.plots.costs import report_costs, sweep_costs
 from experiments.report.plots.curves import training_curves
+from experiments.report.plots.seeds import seeds_figure
 from experiments.report.plots.sensitivity import sensitivity_figure
 from experiments.report.plots.style import style
+from experiments.report.plots.widths import widths_figure
 from experiments.report.schema import (
     Curve,
     Document,
     Machine,
     Report,
     Result,
+    Shape,
     Stage,
     Sweep,
     read,
     read_sweep,
 )
+from experiments.report.sweeps import has_seeds, sweep_rows, sweep_tables
 from experiments.report.tables import model_tables
+from experiments.report.widths import cuts, kernels
 from slim.prune import Sensitivity
 
 SENSITIVITY = "sensitivity.json"
@@ -45,9 +51,11 @@ __all__ = [
     "Machine",
     "Report",
     "Result",
+    "Shape",
     "Stage",
     "Sweep",
     "curves",
+    "kernels",
     "read",
     "read_sweep",
     "sweep_table",
@@ -65,33 +73,52 @@ def table(report: Report) -> str:
 
 
 def sweep_table(sweep: Sweep) -> str:
-    """The measures of the baseline and of every recipe's final model, for 100 columns."""
-    return terminal(model_tables(sweep.models))
+    """The measures of the baseline and of every recipe's final models, for 100 columns."""
+    return terminal(sweep_tables(sweep))
 
 
-def write(report: Report, directory: Path | str) -> None:
-    """Writes `report.json`, `report.md`, `costs.png` and `curves.png`, each whole or not at all.
+def write(report: Report, directory: Path | str, left: Mapping[str, Path] | None = None) -> None:
+    """Writes `report.json`, `report.md` and its pictures, each whole or not at all.
 
-    There is no `curves.png` where no stage logged a loss, an accuracy or a learning rate.
+    The pictures are `costs.png`; `curves.png` where a stage logged a loss, an accuracy or a
+    learning rate; `widths.png` where one cut the model; and a copy of each in `left`.
+
+    Args:
+        report: what to write.
+        directory: where to.
+        left: pictures that stages left, by the names of their copies without the suffix.
     """
+    left = left or {}
     pictures = {"Accuracy against size, FLOPs and latency": ("costs.png", report_costs(report))}
     if (figure := training_curves(report.stages)) is not None:
         pictures["Training curves"] = ("curves.png", figure)
-    names = [(caption, file) for caption, (file, _) in pictures.items()]
     files = {"report.json": to_json(report).encode()}
     files |= {file: _png(figure) for file, figure in pictures.values()}
-    _write(files | {"report.md": report_page(report, names).encode()}, Path(directory))
+    widths = "widths.png" if cuts(report) else None
+    if widths is not None:
+        files[widths] = _png(widths_figure(report))
+    files |= {f"{name}.png": path.read_bytes() for name, path in left.items()}
+    page = report_page(
+        report,
+        [(caption, file) for caption, (file, _) in pictures.items()],
+        widths,
+        [(name, f"{name}.png") for name in left],
+    )
+    _write(files | {"report.md": page.encode()}, Path(directory))
 
 
 def write_sweep(sweep: Sweep, directory: Path | str) -> None:
-    """Writes `sweep.json`, `sweep.md` and `sweep.png`, each whole or not at all."""
-    pictures = [("Accuracy against size, FLOPs and latency", "sweep.png")]
-    files = {
-        "sweep.json": to_json(sweep).encode(),
-        "sweep.png": _png(sweep_costs(sweep)),
-        "sweep.md": sweep_page(sweep, pictures).encode(),
-    }
-    _write(files, Path(directory))
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`, each whole or not at all.
+
+    Where a recipe ran with several seeds, `seeds.png` too.
+    """
+    pictures = {"Accuracy against size, FLOPs and latency": ("sweep.png", sweep_costs(sweep))}
+    if has_seeds(sweep_rows(sweep)):
+        pictures["Accuracy over seeds"] = ("seeds.png", seeds_figure(sweep))
+    files = {"sweep.json": to_json(sweep).encode()}
+    files |= {file: _png(figure) for file, figure in pictures.values()}
+    page = sweep_page(sweep, [(caption, file) for caption, (file, _) in pictures.items()])
+    _write(files | {"sweep.md": page.encode()}, Path(directory))
 
 
 def write_sensitivity(sensitivity: Sensitivity, score: str, directory: Path | str) -> None:

@@ -7,8 +7,11 @@ from experiments.logs.jsonl import Record
 from experiments.report.schema import Curve
 
 
-def curves(records: Iterable[Record], stage: str, points: int = 500) -> dict[str, Curve]:
-    """A stage's scalars by name; of more than `points` values every so many, the last included."""
+def curves(records: Iterable[Record], stage: str, points: int = 250) -> dict[str, Curve]:
+    """A stage's scalars by name, to six digits, which float32 has.
+
+    Of more than `points` values every so many are taken, the last included.
+    """
     found: dict[str, list[tuple[int, float]]] = {}
     for record in records:
         if record.stage == stage:
@@ -20,4 +23,4 @@ def curves(records: Iterable[Record], stage: str, points: int = 500) -> dict[str
 def _thinned(pairs: list[tuple[int, float]], points: int) -> Curve:
     stride = math.ceil(len(pairs) / points)
     steps, values = zip(*pairs[::-1][::stride][::-1], strict=True)
-    return Curve(steps=steps, values=values)
+    return Curve(steps=steps, values=tuple(float(f"{value:.6g}") for value in values))

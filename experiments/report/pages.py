@@ -6,7 +6,9 @@ from pathlib import PurePosixPath
 
 from experiments.report.layout import Table, markdown
 from experiments.report.schema import Machine, Report, Sweep
-from experiments.report.tables import headline, model_tables, stage_table
+from experiments.report.sweeps import has_seeds, sweep_rows, sweep_tables
+from experiments.report.tables import comparison, headline, model_tables, stage_table
+from experiments.report.widths import FOLDED_FROM, width_tables
 
 NOTES = """\
 Loss is the mean cross-entropy in nats, F1 the mean over classes, ECE the expected calibration
@@ -16,23 +18,43 @@ timed in turn; its ratio is to the baseline's, below 1 is faster. Memory is argu
 temporaries of the compiled call."""
 
 SWEEP_NOTE = """\
-Each recipe was timed in its own run, in turn with the baseline: compare the ratios, not the
-milliseconds."""
+Points are top-1's percentage points over the baseline of the same seed; b1 and the like are the
+latencies at batch 1 and so on as ratios, since each recipe was timed in its own run, in turn with
+its baseline."""
+
+SEEDS_NOTE = """\
+Values are means over the seeds, with the sample standard deviation where they differ."""
+
+WIDTHS_NOTE = """\
+Every parameter that feeds a contraction, in program order, before any cut and after."""
 
 
-def report_page(report: Report, pictures: Iterable[tuple[str, str]]) -> str:
+def report_page(
+    report: Report,
+    pictures: Iterable[tuple[str, str]],
+    widths: str | None = None,
+    stages: Iterable[tuple[str, str]] = (),
+) -> str:
     """The page of a run.
 
     Args:
         report: what to tell.
         pictures: caption and file name, relative to the page.
+        widths: the file name of the picture of widths, where a stage cut the model.
+        stages: pictures that stages left, as `pictures`.
     """
-    *_, last = report.models
-    lines = [] if last == report.baseline else [headline(last, report.baseline, report.models)]
+    models, baseline, final = report.models, report.baseline, report.final
+    lines = [] if final == baseline else [headline(final, baseline, models)]
+    lines += [comparison(name, final, baseline, models) for name in report.scratch]
+    cut = [] if widths is None else ["## Widths", WIDTHS_NOTE, f"![Widths]({widths})"]
+    cut += [_folded(table) for table in width_tables(report)]
+    left = [part for caption, file in stages for part in (f"## {caption}", f"![{caption}]({file})")]
     return _page(
         report.name,
-        [*lines, *_sections(model_tables(report.models)), NOTES],
+        [*lines, *_sections(model_tables(models)), NOTES],
         pictures,
+        cut,
+        left,
         ["## Stages", markdown(stage_table(report.stages))],
         ["## How to reproduce it", *_reproduce(report.command, report.machine)],
         ["<details><summary>The resolved recipe</summary>", _json(report.recipe), "</details>"],
@@ -41,18 +63,32 @@ def report_page(report: Report, pictures: Iterable[tuple[str, str]]) -> str:
 
 def sweep_page(sweep: Sweep, pictures: Iterable[tuple[str, str]]) -> str:
     """The page of a sweep; arguments as for `report_page`."""
-    rows = [
-        (result.name, f"`{json.dumps(result.overrides)}`", f"[report]({_beside(result.report)})")
-        for result in sweep.results
-    ]
-    recipes = Table("Recipes", ("recipe", "changes", "report"), tuple(rows), False)
+    notes = [NOTES, SWEEP_NOTE, *([SEEDS_NOTE] if has_seeds(sweep_rows(sweep)) else [])]
     return _page(
         sweep.name,
-        [*_sections(model_tables(sweep.models)), f"{NOTES} {SWEEP_NOTE}"],
+        [*_sections(sweep_tables(sweep)), " ".join(notes)],
         pictures,
-        ["## Recipes", markdown(recipes)],
+        ["## Recipes", markdown(_recipes(sweep))],
         ["## How to reproduce it", *_reproduce(sweep.command, sweep.machine)],
     )
+
+
+def _recipes(sweep: Sweep) -> Table:
+    """What each recipe changes, and its page with each seed."""
+    rows = []
+    for name in dict.fromkeys(result.name for result in sweep.results):
+        results = [result for result in sweep.results if result.name == name]
+        changes = {k: v for k, v in results[0].overrides.items() if k not in ("name", "seed")}
+        links = (f"[seed {r.seed}]({_beside(r.report)})" for r in results)
+        rows.append((name, f"`{json.dumps(changes)}`", ", ".join(links)))
+    return Table("Recipes", ("recipe", "changes", "report"), tuple(rows), False)
+
+
+def _folded(table: Table) -> str:
+    """A table under its caption, shown only when asked for if it is long."""
+    if len(table.rows) < FOLDED_FROM:
+        return f"**{table.caption}**\n\n{markdown(table)}"
+    return f"<details><summary>{table.caption}</summary>\n\n{markdown(table)}\n\n</details>"
 
 
 def _page(

@@ -49,6 +49,7 @@ Number = Annotated[float, BeforeValidator(_nan_for_null, json_schema_input_type=
 Row = Annotated[Measures, BeforeValidator(_nan_for_null)]
 Recipe = Annotated[dict[str, JsonValue], BeforeValidator(_jsonable)]
 RelativePath = Annotated[str, BeforeValidator(_relative)]
+Shape = tuple[int, ...]
 
 
 def _refuse_duplicates(names: list[str]) -> None:
@@ -92,6 +93,8 @@ class Stage(Section):
     """None where the stage left no new model."""
     curves: dict[str, Curve] = Field(default_factory=dict)
     """What was logged in training, by name, thinned."""
+    kernels: dict[str, Shape] | None = None
+    """The shapes of the report's kernels that are left; None where the stage changed none."""
 
 
 class Machine(Section):
@@ -133,6 +136,9 @@ class Report(Document):
     baseline: str
     """The name of the stage whose model the others are compared with."""
     stages: tuple[Stage, ...]
+    kernels: dict[str, Shape] = Field(default_factory=dict)
+    """The shapes of the parameters that feed a contraction before any cut, by path in program
+    order; none where no stage changed a shape."""
 
     @pydantic.model_validator(mode="after")
     def _has_its_baseline(self) -> "Report":
@@ -143,16 +149,39 @@ class Report(Document):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _kernels_are_known(self) -> "Report":
+        for stage in self.stages:
+            if unknown := sorted((stage.kernels or {}).keys() - self.kernels.keys()):
+                raise ValueError(
+                    f"stage {stage.name!r} has kernels that the report has not: "
+                    f"{', '.join(unknown)}"
+                )
+        return self
+
     @property
     def models(self) -> dict[str, Measures]:
         """The measured models by the name of the stage that left them, in order."""
         return {s.name: s.measures for s in self.stages if s.measures is not None}
 
+    @property
+    def scratch(self) -> tuple[str, ...]:
+        """The models that were trained from new weights after others: for comparison."""
+        trained = (stage.name for stage in self.stages if stage.kind == "train")
+        return tuple(name for name in trained if name in self.models and name != self.baseline)
+
+    @property
+    def final(self) -> str:
+        """The model that the recipe ends in."""
+        return [name for name in self.models if name not in self.scratch][-1]
+
 
 class Result(Section):
-    """One recipe of a sweep and its final model."""
+    """One recipe of a sweep with one seed, and the model that it ends in."""
 
     name: str
+    """The recipe's; those of one name differ in their seeds alone."""
+    seed: int
     overrides: Recipe
     """What this recipe changes in the common config."""
     report: RelativePath
@@ -166,20 +195,16 @@ class Sweep(Document):
     name: str
     command: str
     machine: Machine
-    baseline: Row
-    """The model that all are compared with."""
-    results: tuple[Result, ...]
+    baselines: dict[int, Row]
+    """The model that all are compared with, by seed."""
+    results: Annotated[tuple[Result, ...], Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
-    def _names_differ(self) -> "Sweep":
-        _refuse_duplicates([self.baseline.name, *(result.name for result in self.results)])
+    def _results_differ(self) -> "Sweep":
+        _refuse_duplicates([f"{result.name}, seed {result.seed}" for result in self.results])
+        if lost := {result.seed for result in self.results} - self.baselines.keys():
+            raise ValueError(f"baselines has none of seed {', '.join(map(str, sorted(lost)))}")
         return self
-
-    @property
-    def models(self) -> dict[str, Measures]:
-        """The baseline and each recipe's final model, by name, in order."""
-        final = {result.name: result.measures for result in self.results}
-        return {self.baseline.name: self.baseline} | final
 
 
 def read(path: Path | str) -> Report:

@@ -24,6 +24,7 @@ def model_tables(models: Mapping[str, Measures]) -> list[Table]:
             ("top-1", lambda m: percent(m.top1)),
             ("F1", lambda m: percent(m.macro_f1)),
             ("ECE", lambda m: percent(m.ece)),
+            ("agrees", lambda m: percent(m.agreement)),
             ("params", lambda m: count(m.parameters)),
             ("non-zero", lambda m: count(m.nonzero_parameters)),
             ("size", lambda m: size(m.size_bytes)),
@@ -41,7 +42,8 @@ def model_tables(models: Mapping[str, Measures]) -> list[Table]:
         ],
     }
     tables = [_table(caption, models, columns) for caption, columns in groups.items()]
-    return [*tables, _robustness(models)] if any(m.robustness for m in models.values()) else tables
+    robustness = [(name, m.robustness) for name, m in models.items()]
+    return [*tables, *robustness_tables(robustness, first.robustness_images)]
 
 
 def headline(name: str, baseline: str, models: Mapping[str, Measures]) -> str:
@@ -62,8 +64,39 @@ def headline(name: str, baseline: str, models: Mapping[str, Measures]) -> str:
     )
 
 
+def comparison(name: str, final: str, baseline: str, models: Mapping[str, Measures]) -> str:
+    """One sentence: what a model that was trained from new weights reaches beside the final one."""
+    fresh, small = models[name], models[final]
+    same = fresh.parameters == small.parameters < models[baseline].parameters
+    of = "at the same size" if same else f"with {count(fresh.parameters)} parameters"
+    return (
+        f"Trained from scratch {of} (**{name}**): top-1 {percent(fresh.top1)} "
+        f"({points(fresh.top1 - small.top1)} against {final}, "
+        f"{points(fresh.top1 - models[baseline].top1)} against {baseline})."
+    )
+
+
 def _over(small: float, big: float) -> float:
     return small / big if big else math.nan
+
+
+def robustness_tables(
+    models: Sequence[tuple[str, Mapping[str, float]]], images: int
+) -> list[Table]:
+    """The top-1 of models by condition, one row a condition: they are many, their names long.
+
+    No table where nothing was attacked or corrupted.
+    """
+    conditions = dict.fromkeys(name for _, found in models for name in found)
+    if not conditions.keys() - {"clean"}:
+        return []
+    rows = [(name, *(_under(name, found) for _, found in models)) for name in conditions]
+    caption = f"Robustness: top-1 on {images:,} images, attacked or corrupted"
+    return [Table(caption, ("condition", *(name for name, _ in models)), tuple(rows))]
+
+
+def _under(condition: str, found: Mapping[str, float]) -> str:
+    return percent(found[condition]) if condition in found else NOTHING
 
 
 def stage_table(stages: Iterable[Stage]) -> Table:
@@ -79,20 +112,6 @@ def stage_table(stages: Iterable[Stage]) -> Table:
         for stage in stages
     ]
     return Table("Stages", ("stage", "kind", "time", "key", "checkpoint"), tuple(rows), False)
-
-
-def _robustness(models: Mapping[str, Measures]) -> Table:
-    """One row a condition: they are many and their names are long."""
-    conditions = dict.fromkeys(name for m in models.values() for name in m.robustness)
-    rows = [(name, *(_under(name, m) for m in models.values())) for name in conditions]
-    images = next(iter(models.values())).robustness_images
-    caption = f"Robustness: top-1 on {images:,} images, attacked or corrupted"
-    return Table(caption, ("condition", *models), tuple(rows))
-
-
-def _under(condition: str, measures: Measures) -> str:
-    found = condition in measures.robustness
-    return percent(measures.robustness[condition]) if found else NOTHING
 
 
 def _table(caption: str, models: Mapping[str, Measures], columns: Sequence[Column]) -> Table:

@@ -23,8 +23,9 @@ def get_config(text=""):
     )
 
 def sweep():
-    for keep in (0.5, 0.1):
-        yield {"name": f"keep_{keep}", "prune.keep_ratio": keep}
+    for keep, seeds in ((0.1, (0,)), (0.5, (0, 1))):
+        for seed in seeds:
+            yield {"name": f"keep_{keep}", "seed": seed, "prune.keep_ratio": keep}
 """
 
 
@@ -80,15 +81,31 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(tmp_path):
     assert not workdir.exists()
 
 
-def test_a_sweep_ends_in_one_table_and_trains_its_baseline_once(tmp_path):
+def test_a_sweep_ends_in_one_table_and_trains_a_seed_of_its_baseline_once(tmp_path):
     file = tmp_path / "swept.py"
     file.write_text(SWEEP)
     done = main(f"--config={file}:width=8", "--sweep", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("train: running") == 1
+    assert done.stderr.count("train: running") == 2
     assert done.stderr.count("train: reused") == 1
     swept = report.read_sweep(tmp_path / "run" / "sweep.json")
-    assert [result.name for result in swept.results] == ["keep_0.5", "keep_0.1"]
-    half, tenth = (result.measures.nonzero_parameters for result in swept.results)
-    assert swept.baseline.nonzero_parameters > half > tenth
-    assert (tmp_path / "run" / "keep_0.1" / "report.md").exists()
+    names = [(result.name, result.seed) for result in swept.results]
+    assert names == [("keep_0.1", 0), ("keep_0.5", 0), ("keep_0.5", 1)]
+    left = [result.measures.nonzero_parameters for result in swept.results]
+    assert left[0] < min(left[1:]) < max(left) < swept.baselines[0].nonzero_parameters
+    assert swept.baselines[0].loss != swept.baselines[1].loss
+    assert swept.results[1].measures.loss != swept.results[2].measures.loss
+    _, rows = done.stdout.rsplit("Models, on", 1)
+    assert [line.split()[:2] for line in rows.splitlines()[3:6]] == [
+        ["train", "2"],
+        *sorted([["keep_0.1", "1"], ["keep_0.5", "2"]], key=lambda row: _top1(rows, row[0])),
+    ]
+    page = (tmp_path / "run" / "sweep.md").read_text()
+    for directory in ("keep_0.1", "keep_0.5_s0", "keep_0.5_s1"):
+        assert f"({directory}/report.md)" in page
+        assert (tmp_path / "run" / directory / "report.md").exists()
+
+
+def _top1(table, name):
+    """Minus the top-1 in the row of that name."""
+    return -float(next(line for line in table.splitlines() if name in line).split()[2].strip("%"))

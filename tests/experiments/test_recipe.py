@@ -48,10 +48,30 @@ def test_a_config_resolves_to_what_its_fields_do():
         ({"train": {"lrr": 1.0}}, r"train: unknown name 'lrr'; did you mean 'lr'\?"),
         ({"train": {"optimizer": "sdg"}}, r"train\.optimizer.*unknown name 'sdg'.*'sgd'"),
         ({"prune": {"keep_ratio": 1.3}}, r"prune\.keep_ratio = 1\.3"),
+        ({"prune": {"score": "wands"}}, r"prune\.score.*unknown name 'wands'.*mean 'wanda'"),
+        ({"prune": {"score": "wanda"}}, r"prune: score = 'wanda'.*'cubic' must be 'one_shot'"),
         (
-            {"prune": {"score": "wanda"}},
-            r"prune\.score.*unknown name 'wanda'.*Known: gradient_norm",
+            {"prune": {"score": "random", "sparsity_schedule": "one_shot", "begin": 0.5}},
+            r"prune: score = 'random' is measured once.*begin = 0\.5 must be 0",
         ),
+        ({"prune": {"score": "apoz"}}, r"prune: score = 'apoz' rates whole units.*'shrink'"),
+        ({"prune": {"structure": "2:3"}}, r"prune\.structure.*unknown name '2:3'.*mean '2:4'"),
+        ({"prune": {"keep_ratio": 0.0}}, r"prune\.keep_ratio = 0\.0.*greater than 0"),
+        ({"shrink": {"keep_ratio": 0.0}}, r"shrink\.keep_ratio = 0\.0.*greater than 0"),
+        ({"shrink": {"keep_ratio": 1.1}}, r"shrink\.keep_ratio = 1\.1.*less than or equal to 1"),
+        ({"shrink": {"min_width": 0}}, r"shrink\.min_width = 0.*greater than or equal to 1"),
+        (
+            {"shrink": {"rules": [{"pattern": "*", "min_width": 0}]}},
+            r"shrink\.rules\.0\.min_width = 0.*greater than or equal to 1",
+        ),
+        ({"shrink": {"budget": "mac"}}, r"shrink\.budget.*unknown name 'mac'.*mean 'macs'"),
+        (
+            {"shrink": {"budget": "latency", "distribution": "uniform"}},
+            r"shrink: distribution = 'uniform' must be 'global' where budget = 'latency'",
+        ),
+        ({"shrink": {"latency_keeps": (1.0,)}}, r"shrink\.latency_keeps\.0 = 1\.0.*less than 1"),
+        ({"depth": {"keep_ratio": 1.5}}, r"depth\.keep_ratio = 1\.5.*less than or equal to 1"),
+        ({"depth": {"budget": "latency"}}, r"depth\.budget.*unknown name.*blocks, macs, params"),
         ({"prune": {"begin": 0.8, "end": 0.7}}, r"prune: begin = 0\.8 must be below end = 0\.7"),
         ({"prune": {"keep": "best"}}, r"prune: keep = 'best' would hand on the densest"),
         ({"model": {"name": "mpl"}}, r"model.*'mpl'.*'mlp'"),
@@ -142,11 +162,47 @@ def test_overrides_name_fields_by_dots():
             recipe.overridden(config, wrong)
 
 
-def test_a_sweep_must_name_its_recipes(tmp_path):
+SWEEPS = {
+    "yield {'prune.keep_ratio': 0.5}": "must give each recipe a name",
+    "yield {'name': 'a'}; yield {'name': 'a'}": "name of its own: 'a' stands 2 times",
+    "yield {'name': 'a'}; yield {'name': 'a', 'seed': 1}": "must each have another `seed`",
+    "yield {'name': 'a', 'seed': 1}; yield {'name': 'a', 'seed': 1}": "have another `seed`",
+    "yield {'name': 'a', 'seed': 0, 'train.lr': 0.1}; yield {'name': 'a', 'seed': 1}": (
+        "differ in nothing else"
+    ),
+    "yield {'name': 'a_s1'}; yield {'name': 'a', 'seed': 0}; yield {'name': 'a', 'seed': 1}": (
+        "names two recipes 'a_s1'"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", SWEEPS)
+def test_a_sweep_must_name_its_recipes(tmp_path, body):
     file = tmp_path / "x.py"
-    file.write_text("def sweep():\n    yield {'name': 'a'}\n    yield {'name': 'a'}\n")
-    with pytest.raises(ConfigError, match="name of its own: 'a'"):
+    file.write_text(f"def sweep():\n    {body}\n")
+    with pytest.raises(ConfigError, match=SWEEPS[body]):
         recipe.sweep_of(file)
+
+
+def test_a_config_without_a_sweep_has_none(tmp_path):
+    file = tmp_path / "x.py"
     file.write_text("")
     with pytest.raises(ConfigError, match=r"no function sweep\(\)"):
         recipe.sweep_of(file)
+
+
+def test_recipes_of_one_name_are_told_apart_by_their_seeds(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "def sweep():\n"
+        "    yield {'name': 'once', 'seed': 7}\n"
+        "    for seed in range(2):\n"
+        "        yield {'name': 'often', 'seed': seed, 'train.lr': 0.1}\n"
+    )
+    assert recipe.sweep_of(file) == {
+        "once": {"name": "once", "seed": 7},
+        "often_s0": {"name": "often", "seed": 0, "train.lr": 0.1},
+        "often_s1": {"name": "often", "seed": 1, "train.lr": 0.1},
+    }
+    changed = recipe.overridden(recipe.config(**FIELDS), recipe.sweep_of(file)["often_s1"])
+    assert (changed.name, changed.seed, changed.train.lr) == ("often", 1, 0.1)

@@ -34,9 +34,9 @@ def workdir(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
 
 
-def run(workdir, **changes):
+def run(workdir, *, pages="", **changes):
     made = recipe.resolve({**FIELDS, **changes}, jax.device_count())
-    return runner.run(made, workdir, Preemption(), command="test", pages=workdir)
+    return runner.run(made, workdir, Preemption(), command="test", pages=workdir / pages)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ SHRINK = {
 
 @pytest.fixture(scope="module")
 def shrunk(first, workdir):
-    return run(workdir, **SHRINK)
+    return run(workdir, pages="shrunk", **SHRINK)
 
 
 def test_shrinking_meets_its_budget_and_shows_in_every_measure(shrunk):
@@ -179,6 +179,45 @@ def test_training_after_a_cut_starts_anew_at_the_same_sizes(shrunk):
     assert rows["scratch"].nonzero_parameters > rows["finetune"].nonzero_parameters
 
 
+def test_the_report_has_the_widths_after_every_cut(shrunk, workdir):
+    assert list(shrunk.kernels) == ["params/hidden1/kernel", "params/head/kernel"]
+    assert shrunk.kernels["params/hidden1/kernel"] == (64, 16)
+    cuts = {stage.name: stage.kernels for stage in shrunk.stages if stage.kernels is not None}
+    assert list(cuts) == ["shrink", "again"]
+    for name, kernels in cuts.items():
+        (_, width), head = kernels["params/hidden1/kernel"], kernels["params/head/kernel"]
+        assert head == (width, 10)
+        assert shrunk.models[name].parameters == 64 * width + width + 10 * width + 10
+    assert "![Widths](widths.png)" in (workdir / "shrunk" / "report.md").read_text()
+    assert (workdir / "shrunk" / "widths.png").exists()
+
+
+def test_the_page_of_a_cut_network_compares_it_with_scratch(shrunk, workdir):
+    assert (shrunk.final, shrunk.scratch) == ("finetune", ("scratch",))
+    page = (workdir / "shrunk" / "report.md").read_text()
+    assert page.startswith("# test\n\n**finetune** against train: top-1 ")
+    assert "\n\nTrained from scratch at the same size (**scratch**): top-1 " in page
+
+
+def test_a_run_without_a_cut_has_no_widths(first):
+    assert first.kernels == {}
+    assert all(stage.kernels is None for stage in first.stages)
+
+
+def test_the_picture_that_a_stage_left_stands_in_the_report(first, workdir):
+    changes = {
+        "stages": ("train", "sensitivity", "later", "evaluate"),
+        "sensitivity": {"keep_ratios": (0.5,), "images": 64, "batches": 1},
+        "later": {"kind": "sensitivity", "keep_ratios": (0.5,), "images": 64, "score": "l1"},
+    }
+    run(workdir, pages="sensitive", **changes)
+    page = (workdir / "sensitive" / "report.md").read_text()
+    for stage, copy in (("sensitivity", "sensitivity.png"), ("later", "later_sensitivity.png")):
+        (made,) = (workdir / "stages").glob(f"{stage}-*/sensitivity.png")
+        assert (workdir / "sensitive" / copy).read_bytes() == made.read_bytes()
+        assert f"]({copy})" in page
+
+
 def test_a_shrunk_model_is_rebuilt_from_its_files(shrunk, workdir):
     again = run(workdir, **SHRINK, evaluate={**FIELDS["evaluate"], "latency_rounds": 3})
     assert [s.name for s in again.stages if not s.reused] == ["evaluate"]
@@ -189,9 +228,15 @@ def test_a_shrunk_model_is_rebuilt_from_its_files(shrunk, workdir):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"select": [{"pattern": "conv*", "prune": True}]}, r"'conv\*' matches no parameter"),
-        ({"structure": "block_16x16"}, r"prune: .*block"),
-        ({"sparsity_schedule": "progressive", "updates": 2}, r"prune: window .* too short"),
+        (
+            {"select": [{"pattern": "conv*", "prune": True}]},
+            r"prune\.select: .*'conv\*' matches no parameter",
+        ),
+        ({"structure": "block_16x16"}, r"prune\.structure = 'block_16x16': .*block"),
+        (
+            {"sparsity_schedule": "progressive", "updates": 2},
+            r"prune\.sparsity_schedule = 'progressive': window .* too short",
+        ),
     ],
 )
 def test_pruning_that_cannot_be_is_refused_before_it_trains(first, workdir, section, message):
@@ -200,7 +245,9 @@ def test_pruning_that_cannot_be_is_refused_before_it_trains(first, workdir, sect
 
 
 def test_a_budget_out_of_reach_is_refused(first, workdir):
-    with pytest.raises(ConfigError, match=r"shrink: target .* is out of reach"):
+    with pytest.raises(
+        ConfigError, match=r"shrink\.keep_ratio = 0\.5 of the macs: .* out of reach"
+    ):
         run(workdir, stages=("train", "shrink"), shrink={"keep_ratio": 0.5, "min_width": 16})
-    with pytest.raises(ConfigError, match=r"shrink: width rule 'conv\*' matches no parameter"):
+    with pytest.raises(ConfigError, match=r"shrink\.rules: width rule 'conv\*' matches no"):
         run(workdir, stages=("train", "shrink"), shrink={"rules": [{"pattern": "conv*"}]})

@@ -1,6 +1,7 @@
 """Accuracy against what it costs: size, FLOPs, latency."""
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from experiments.measure import Measures
 from experiments.report.plots.labels import label
 from experiments.report.plots.style import BLUE, QUIET, RED, style, wide_figure
 from experiments.report.schema import Report, Sweep
+from experiments.report.sweeps import deviation, sweep_rows
 
 LOGARITHMIC_FROM = 20  # times between the least and the greatest value of a cost
 
@@ -22,36 +24,48 @@ RATIO: Cost = ("Latency at batch 1 (baseline = 1)", lambda m: m.latency_b1_ratio
 
 
 class Point(NamedTuple):
-    """A model in the picture."""
+    """A model in the picture: its measures, one a seed."""
 
     name: str
-    measures: Measures
+    results: tuple[Measures, ...]
     colour: str
+
+    def mean(self, measure: Callable[[Measures], float]) -> float:
+        """Over the seeds."""
+        return fmean(measure(result) for result in self.results)
 
 
 def report_costs(report: Report) -> Figure:
-    """The models of a run in order, the baseline and the last one set apart by colour."""
-    *_, last = report.models
-    colours = {last: RED, report.baseline: QUIET}
-    points = [Point(name, m, colours.get(name, BLUE)) for name, m in report.models.items()]
-    return _figure(points, (SIZE, FLOPS, LATENCY), joined=True)
+    """The models of a run, the baseline and the final one set apart by colour.
+
+    A line leads through them in order; not to those that were trained from scratch.
+    """
+    colours = {report.final: RED, report.baseline: QUIET}
+    points = [Point(name, (m,), colours.get(name, BLUE)) for name, m in report.models.items()]
+    line = [name for name in report.models if name not in report.scratch]
+    return _figure(points, (SIZE, FLOPS, LATENCY), line)
 
 
 def sweep_costs(sweep: Sweep) -> Figure:
-    """The baseline and each recipe's final model.
+    """The baseline and each recipe's final model: means over seeds, bars of their deviation.
 
     Their latencies were taken in different runs, each in turn with the baseline: only the ratios
     can be compared.
     """
-    colours = {sweep.baseline.name: QUIET}
-    points = [Point(name, m, colours.get(name, BLUE)) for name, m in sweep.models.items()]
-    return _figure(points, (SIZE, FLOPS, RATIO), joined=False)
+    baseline, *others = sweep_rows(sweep)
+    points = [
+        Point(baseline.name, baseline.results, QUIET),
+        *(Point(row.name, row.results, BLUE) for row in others),
+    ]
+    return _figure(points, (SIZE, FLOPS, RATIO))
 
 
-def _figure(points: Sequence[Point], costs: Sequence[Cost], *, joined: bool) -> Figure:
-    """Top-1 against each cost, side by side; `joined` by a line in the order given."""
-    top1 = [100 * point.measures.top1 for point in points]
+def _figure(points: Sequence[Point], costs: Sequence[Cost], line: Sequence[str] = ()) -> Figure:
+    """Top-1 against each cost, side by side; a line joins the models that `line` names."""
+    top1 = [100 * point.mean(_top1) for point in points]
+    errors = [100 * deviation([_top1(result) for result in point.results]) for point in points]
     names, colours = [point.name for point in points], [point.colour for point in points]
+    joined = [index for index, name in enumerate(names) if name in line]
     with style():
         figure = wide_figure()
         panels = figure.subplots(1, len(costs), sharey=True)
@@ -59,11 +73,14 @@ def _figure(points: Sequence[Point], costs: Sequence[Cost], *, joined: bool) -> 
         panels[0].set_ylim(*_limits(top1))
         drawn = []
         for axes, (title, cost) in zip(panels, costs, strict=True):
-            x = [cost(point.measures) for point in points]
+            x = [point.mean(cost) for point in points]
             axes.set_xlabel(title)
             _scale(axes, x)
-            if joined:
-                axes.plot(x, top1, color="#cfcfcf", linewidth=1, zorder=1)
+            axes.plot(
+                [x[i] for i in joined], [top1[i] for i in joined],
+                color="#cfcfcf", linewidth=1, zorder=1,
+            )  # fmt: skip
+            axes.errorbar(x, top1, errors, fmt="none", ecolor=colours, elinewidth=1, zorder=1)
             axes.scatter(x, top1, c=colours, s=44, edgecolors="white", linewidths=0.8, zorder=2)
             drawn.append((axes, list(zip(x, top1, strict=True))))
         figure.draw_without_rendering()  # gives the axes their places, which the labels need
@@ -71,6 +88,10 @@ def _figure(points: Sequence[Point], costs: Sequence[Cost], *, joined: bool) -> 
         for axes, xy in drawn:
             label(axes, xy, names, colours)
     return figure
+
+
+def _top1(measures: Measures) -> float:
+    return measures.top1
 
 
 def _limits(percentages: Sequence[float]) -> tuple[float, float]:

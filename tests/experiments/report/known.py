@@ -27,6 +27,7 @@ def measures(name, keep=1.0, top1=0.9153, **changes):
         "top1": top1,
         "macro_f1": top1 - 0.001,
         "ece": 0.0312,
+        "agreement": 0.975 if keep < 1 else 1.0,
         "parameters": round(272_474 * keep),
         "nonzero_parameters": round(272_474 * keep),
         "size_bytes": round(1_095_000 * keep),
@@ -94,20 +95,68 @@ def report():
     )
 
 
-def sweep():
+KERNELS = {
+    "params/stem/kernel": (3, 3, 1, 16),
+    "params/block/kernel": (3, 3, 16, 16),
+    "params/stack/kernel": (4, 16, 16),
+    "params/head/kernel": (16, 10),
+}
+
+THINNER = {
+    "params/stem/kernel": (3, 3, 1, 8),
+    "params/block/kernel": (3, 3, 8, 4),
+    "params/stack/kernel": (4, 8, 8),
+    "params/head/kernel": (8, 10),
+}
+
+SHORTER = {
+    "params/stem/kernel": (3, 3, 1, 8),
+    "params/stack/kernel": (3, 8, 8),
+    "params/head/kernel": (8, 10),
+}
+
+
+def cut_report():
+    """A network that lost widths, then depth, was fine-tuned, and was trained anew beside."""
+    cuts = {"shrink": THINNER, "depth": SHORTER}
+    stages = [
+        stage("load", "load", measures("load")),
+        stage("shrink", "shrink", measures("shrink", 0.5, 0.5)),
+        stage("depth", "depth", measures("depth", 0.25, 0.25)),
+        stage("finetune", "finetune", measures("finetune", 0.25, 0.9102)),
+        stage("scratch", "train", measures("scratch", 0.25, 0.9002)),
+    ]
+    return Report(
+        name="cut",
+        created=CREATED,
+        command="python -m experiments.main --config=configs/cut.py",
+        recipe={},
+        machine=MACHINE,
+        baseline="load",
+        stages=tuple(s.model_copy(update={"kernels": cuts.get(s.name)}) for s in stages),
+        kernels=KERNELS,
+    )
+
+
+SWEPT = {("magnitude", 0): 0.9012, ("taylor", 0): 0.9102, ("taylor", 1): 0.9142}
+"""The top-1 of the sweep's recipes, by name and seed."""
+
+
+def sweep(swept=SWEPT):
     return Sweep(
         name="scores",
         created=CREATED,
         command="python -m experiments.main --config=configs/scores.py",
         machine=MACHINE,
-        baseline=measures("train"),
+        baselines={0: measures("train"), 1: measures("train", 1.0, 0.9173)},
         results=tuple(
             Result(
                 name=name,
-                overrides={"prune": {"score": name}},
-                report=f"{name}/report.json",
-                measures=measures("finetune", 0.3, top1),
+                seed=seed,
+                overrides={"name": name, "seed": seed, "prune.score": name},
+                report=f"{name}_s{seed}/report.json",
+                measures=measures("finetune", 0.3 + 0.02 * seed, top1),
             )
-            for name, top1 in {"magnitude": 0.9012, "taylor": 0.9102}.items()
+            for (name, seed), top1 in swept.items()
         ),
     )

@@ -23,7 +23,12 @@ def edited(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    ("document", "read"), [(known.report(), report.read), (known.sweep(), report.read_sweep)]
+    ("document", "read"),
+    [
+        (known.report(), report.read),
+        (known.cut_report(), report.read),
+        (known.sweep(), report.read_sweep),
+    ],
 )
 def test_the_round_trip_is_exact(tmp_path, document, read):
     path = tmp_path / "document.json"
@@ -85,10 +90,26 @@ def test_what_is_no_report_at_all_is_refused(tmp_path, text):
         report.read(path)
 
 
-def test_a_sweep_whose_names_do_not_differ_is_refused():
+def test_a_sweep_that_has_a_recipe_twice_or_lacks_a_baseline_is_refused():
     fields = dict(known.sweep())
-    with pytest.raises(ValueError, match="magnitude: this name is there twice"):
+    with pytest.raises(ValueError, match="magnitude, seed 0: this name is there twice"):
         report.Sweep(**fields | {"results": (fields["results"][0],) * 2})
+    with pytest.raises(ValueError, match="baselines has none of seed 1"):
+        report.Sweep(**fields | {"baselines": {0: known.measures("train")}})
+    with pytest.raises(ValueError, match="results"):
+        report.Sweep(**fields | {"results": ()})
+
+
+def test_kernels_of_a_stage_that_the_report_has_not_are_refused():
+    fields = dict(known.cut_report())
+    with pytest.raises(ValueError, match=r"stage 'shrink' has kernels .* params/block/kernel"):
+        report.Report(**fields | {"kernels": known.SHORTER})
+
+
+def test_the_final_model_is_no_comparison_from_scratch():
+    found = known.cut_report()
+    assert (found.final, found.scratch) == ("finetune", ("scratch",))
+    assert (known.report().final, known.report().scratch) == ("finetune", ())
 
 
 def test_a_recipe_is_kept_as_json_has_it():
@@ -116,3 +137,10 @@ def test_curves_are_thinned_from_the_last_value_backwards():
     assert report.curves(records, "train", points=4)["loss"].steps == (1, 4, 7, 10)
     assert report.curves(records, "train")["loss"].values == tuple(s / 8 for s in range(1, 11))
     assert report.curves(records, "finetune") == {}
+
+
+def test_curves_have_the_digits_of_float32():
+    record = jsonl.Record(1, 0.0, "train", {"loss": 0.30000001192092896, "top1": math.nan})
+    found = report.curves([record], "train")
+    assert found["loss"].values == (0.3,)
+    assert math.isnan(found["top1"].values[0])

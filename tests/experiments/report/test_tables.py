@@ -4,16 +4,16 @@ import pytest
 
 from experiments import report
 from experiments.report.layout import Table, markdown, terminal
-from experiments.report.tables import headline, model_tables, stage_table
+from experiments.report.tables import comparison, headline, model_tables, stage_table
 from tests.experiments.report import known
 
 MODELS = """\
-| model | loss | top-1 | F1 | ECE | params | non-zero | size | MACs | latency b1 |
-| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
-| train | 0.253 | 91.53% | 91.43% | 3.12% | 272 k | 272 k | 1.04 MiB | 31.0 M | 4.12 ms 1.00x |
-| prune | 0.253 | 84.12% | 84.02% | 3.12% | 81.7 k | 81.7 k | 321 KiB | 9.31 M | 1.24 ms 0.30x |
-| finetune | 0.253 | 91.02% | 90.92% | 3.12% | 81.7 k | 81.7 k | 321 KiB | 9.31 M | 1.24 ms 0.30x |
-"""
+| model | loss | top-1 | F1 | ECE | agrees | params | non-zero | size | MACs | latency b1 |
+| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| train | 0.253 | 91.53% | 91.43% | 3.12% | 100.00% | 272 k | 272 k | 1.04 MiB | 31.0 M | 4.12 ms 1.00x |
+| prune | 0.253 | 84.12% | 84.02% | 3.12% | 97.50% | 81.7 k | 81.7 k | 321 KiB | 9.31 M | 1.24 ms 0.30x |
+| finetune | 0.253 | 91.02% | 90.92% | 3.12% | 97.50% | 81.7 k | 81.7 k | 321 KiB | 9.31 M | 1.24 ms 0.30x |
+"""  # noqa: E501
 
 MORE = """\
 | model | b1 p90 | b128 median | b128 p90 | b128 ratio | FLOPs | by XLA | b128 memory |
@@ -46,8 +46,9 @@ def test_models_tried_under_other_conditions_leave_gaps():
     assert rows[1] == ("fgsm@2/255", "–", "50.00%")
 
 
-def test_without_robustness_there_is_no_table_of_it():
-    assert len(model_tables({"a": known.measures("a", robustness={})})) == 2
+@pytest.mark.parametrize("robustness", [{}, {"clean": 0.9}])
+def test_without_robustness_there_is_no_table_of_it(robustness):
+    assert len(model_tables({"a": known.measures("a", robustness=robustness)})) == 2
 
 
 def test_the_headline_compares_the_last_model_with_the_baseline():
@@ -67,13 +68,19 @@ def test_the_table_of_a_run_fits_a_terminal():
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     assert text.count("Models, on") == 1  # in one piece
-    cells = "finetune 0.253 91.02% 90.92% 3.12% 81.7 k 81.7 k 321 KiB 9.31 M 1.24 ms 0.30x"
+    cells = "finetune 0.253 91.02% 90.92% 3.12% 97.50% 81.7 k 81.7 k 321 KiB 9.31 M 1.24 ms 0.30x"
     assert cells in [" ".join(line.split()) for line in lines]
 
 
-def test_the_table_of_a_sweep_begins_with_the_baseline():
-    lines = report.sweep_table(known.sweep()).splitlines()
-    assert [line.split()[0] for line in lines[3:6]] == ["train", "magnitude", "taylor"]
+def test_what_was_trained_from_scratch_is_compared_with_the_final_model_and_the_baseline():
+    models = known.cut_report().models
+    assert comparison("scratch", "finetune", "load", models) == (
+        "Trained from scratch at the same size (**scratch**): top-1 90.02% "
+        "(-1.00 points against finetune, -1.51 points against load)."
+    )
+    models["scratch"] = known.measures("scratch", 1.0, 0.9)
+    sentence = comparison("scratch", "finetune", "load", models)
+    assert sentence.startswith("Trained from scratch with 272 k parameters (**scratch**): top-1 90")
 
 
 def test_a_wide_table_goes_on_below_with_its_first_column():

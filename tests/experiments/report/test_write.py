@@ -43,11 +43,58 @@ def test_writing_the_same_report_again_changes_nothing(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_the_pictures_that_stages_left_are_copied_and_shown(tmp_path):
+    picture = tmp_path / "stage" / "sensitivity.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"a picture")
+    report.write(known.report(), tmp_path / "run", {"after_sensitivity": picture})
+    assert (tmp_path / "run" / "after_sensitivity.png").read_bytes() == b"a picture"
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert "## after_sensitivity\n\n![after_sensitivity](after_sensitivity.png)" in page
+
+
+def test_a_cut_model_has_its_widths_and_a_word_on_scratch(tmp_path):
+    report.write(known.cut_report(), tmp_path)
+    assert contents(tmp_path).keys() == {"report.json", "report.md", "costs.png", "widths.png"}
+    page = (tmp_path / "report.md").read_text()
+    assert page.startswith("# cut\n\n**finetune** against load: top-1 91.02% (-0.51 points), ")
+    assert "\n\nTrained from scratch at the same size (**scratch**): top-1 90.02%" in page
+    assert "## Widths" in page
+    assert "![Widths](widths.png)" in page
+    assert "**shrink: 3.63 k to 696 parameters in kernels**\n\n| kernel |" in page
+    assert "| block/kernel | 3×3×16×16 | removed | 0.00% |" in page
+
+
+def test_a_long_table_of_widths_is_folded(tmp_path):
+    shapes = {f"params/layer{i}/kernel": (8, 8) for i in range(20)}
+    cut = known.stage("shrink", "shrink", known.measures("shrink"))
+    cut = cut.model_copy(update={"kernels": dict.fromkeys(shapes, (4, 4))})
+    first = known.cut_report()
+    changed = {"stages": (first.stages[0], cut), "kernels": shapes}
+    report.write(first.model_copy(update=changed), tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "<details><summary>shrink: 1.28 k to 320 parameters in kernels</summary>\n\n|" in page
+
+
 def test_a_sweep_links_to_its_recipes_pages(tmp_path):
     report.write_sweep(known.sweep(), tmp_path)
+    assert contents(tmp_path).keys() == {"sweep.json", "sweep.md", "sweep.png", "seeds.png"}
+    page = (tmp_path / "sweep.md").read_text()
+    links = "[seed 0](taylor_s0/report.md), [seed 1](taylor_s1/report.md)"
+    assert f'| taylor | `{{"prune.score": "taylor"}}` | {links} |' in page
+    assert "means over the seeds" in page
+    for picture in re.findall(r"!\[.*\]\((.*)\)", page):
+        assert (tmp_path / picture).exists()
+
+
+def test_a_sweep_over_one_seed_does_not_speak_of_seeds(tmp_path):
+    one = {key: top1 for key, top1 in known.SWEPT.items() if key[1] == 0}
+    sweep = known.sweep(one).model_copy(update={"baselines": {0: known.measures("train")}})
+    report.write_sweep(sweep, tmp_path)
     assert contents(tmp_path).keys() == {"sweep.json", "sweep.md", "sweep.png"}
     page = (tmp_path / "sweep.md").read_text()
-    assert '| taylor | `{"prune": {"score": "taylor"}}` | [report](taylor/report.md) |' in page
+    assert "over the seeds" not in page
+    assert "| model | top-1 | points |" in page
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
