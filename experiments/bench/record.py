@@ -18,6 +18,7 @@ import jax
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+PEERS = ("torch", "torch-pruning", "transformers")
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -87,12 +88,17 @@ def record(name: str, rows: Sequence[Row], directory: Path = RESULTS) -> None:
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in PACKAGES},
+            **{package: importlib.metadata.version(package) for package in PEERS if _has(package)},
         },
         "command": f"python -m experiments.bench.{name}",
         "rows": [_entry(row) for row in rows],
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _has(package: str) -> bool:
+    return bool(importlib.metadata.packages_distributions().get(package.replace("-", "_")))
 
 
 def table(rows: Sequence[Row]) -> str:
