@@ -17,7 +17,20 @@ from ml_collections import ConfigDict
 from configs.fashion_resnet20 import BASELINE, data
 from experiments import recipe
 
-SCORES = ("l1", "l2", "gradient_norm", "taylor", "layer_sensitive", "fisher", "fpgm", "random")
+SCORES = (
+    "l1",
+    "l2",
+    "gradient_norm",
+    "taylor",
+    "layer_sensitive",
+    "fisher",
+    "norm_scale",
+    "fpgm",
+    "lamp",
+    "wanda",
+    "apoz",
+    "random",
+)
 
 
 def get_config(text: str = "") -> ConfigDict:
@@ -37,13 +50,19 @@ def get_config(text: str = "") -> ConfigDict:
 
 
 def sweep() -> Iterator[dict[str, Any]]:
-    """Scores, at half of the MACs."""
+    """Scores, at half of the MACs, each after a short recovery on a fifth of the images."""
     for score in SCORES:
-        yield {
-            "name": score,
-            "stages": ("load", "shrink", "finetune", "evaluate"),
-            "shrink.score": score,
-            "shrink.budget": "macs",
-            "shrink.keep_ratio": 0.5,
-            "finetune.epochs": 1.0,
-        }
+        for seed in range(3):
+            yield {
+                "name": score,
+                "seed": seed,
+                "stages": ("load", "shrink", "finetune", "evaluate"),
+                "data.train_split": "train[:20%]",
+                "shrink.score": score,
+                "shrink.budget": "macs",
+                "shrink.keep_ratio": 0.5,
+                "finetune.epochs": 1.0,
+                "evaluate.latency_rounds": 5,
+                "evaluate.attacks": (),
+                "evaluate.corruptions": (),
+            }

@@ -9,7 +9,7 @@ from experiments import mesh as meshes
 from experiments import network, train_step
 from experiments.data import sets
 from experiments.data.dataset import DataInfo
-from experiments.network import Network
+from experiments.network import Network, Variables
 from experiments.optimizers import build, learning_rate
 from experiments.precision import PRECISIONS, cast
 from experiments.recipe import PlannedStage, Recipe
@@ -18,6 +18,7 @@ from experiments.schema import ConfigError
 from experiments.stages.prune import PruneConfig
 from experiments.train import TrainConfig
 from slim import graph, paths
+from slim.prune import full_masks, keep_masks
 
 
 def check_model(recipe: Recipe, info: DataInfo) -> Network:
@@ -70,13 +71,14 @@ def _training(
     per_epoch = info.num_train / settings.data.batch_size
     steps = max(1, round(config.epochs * per_epoch))
     optimizer = build(config, learning_rate(config, steps, round(per_epoch)))
-    if isinstance(config, PruneConfig):
-        optimizer = config.wrap(optimizer, steps)
     variables = net.abstract()
-    state = jax.eval_shape(
-        lambda v: train_step.start(v, optimizer, seed=0, initial_scale=1.0, ema=config.ema > 0),
-        variables,
-    )
+
+    def start(v: Variables) -> train_step.TrainState:
+        masked = isinstance(config, PruneConfig)
+        used = keep_masks(optimizer, full_masks(v["params"])) if masked else optimizer
+        return train_step.start(v, used, seed=0, initial_scale=1.0, ema=config.ema > 0)
+
+    state = jax.eval_shape(start, variables)
     sizes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(state.params).items()}
     mesh = meshes.build(settings.mesh)
     specs = meshes.parameter_specs(settings.mesh, sizes, mesh.devices.shape)

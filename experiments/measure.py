@@ -7,6 +7,7 @@ program with different values, so a masked model is as slow as the dense one, an
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,7 +21,7 @@ from jax.experimental import multihost_utils
 from pydantic import Field
 
 from experiments.network import pixels
-from experiments.schema import Schema, unknown_name
+from experiments.schema import Schema, one_of
 from experiments.timing import Latency, in_turn
 from slim import graph
 from slim.measure import classification, compiled, size
@@ -48,25 +49,16 @@ class EvaluateConfig(Schema):
     """Samples of each model's latency, at batch 1 and at `batch_size`."""
     robustness_images: Annotated[int, Field(gt=0)] = 256
     """Images, the first of the evaluation set, that are attacked and corrupted."""
-    attacks: tuple[str, ...] = tuple(ATTACKS)
+    attacks: tuple[Annotated[str, one_of(ATTACKS)], ...] = tuple(ATTACKS)
     """Names in `slim.measure.attacks.ATTACKS`."""
     epsilons: tuple[Annotated[float, Field(gt=0, le=255)], ...] = (2.0, 8.0)
     """Largest change of a pixel by an attack, in 1/255."""
     pgd_steps: Annotated[int, Field(gt=0)] = 7
     """Gradient steps of PGD (Madry et al., arXiv:1706.06083, train on CIFAR with 7)."""
-    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    corruptions: tuple[Annotated[str, one_of(CORRUPTIONS)], ...] = tuple(CORRUPTIONS)
     """Names in `slim.measure.corruptions.CORRUPTIONS`."""
     severity: Annotated[int, Field(ge=1, le=5)] = 3
     """Severity of every corruption."""
-
-    @pydantic.field_validator("attacks", "corruptions")
-    @classmethod
-    def _known(cls, names: tuple[str, ...], info: pydantic.ValidationInfo) -> tuple[str, ...]:
-        table: Mapping[str, Any] = ATTACKS if info.field_name == "attacks" else CORRUPTIONS
-        for name in names:
-            if name not in table:
-                raise unknown_name(str(info.field_name), name, table)
-        return names
 
 
 class Measures(Schema):
@@ -77,7 +69,7 @@ class Measures(Schema):
     name: str
     """The model's name: that of the stage that made it."""
     samples: int
-    """Images that loss, top1, macro_f1 and ece are of."""
+    """Images that loss, top1, macro_f1, ece and agreement are of."""
     loss: float
     """Mean cross-entropy in nats, without label smoothing."""
     top1: float
@@ -86,6 +78,9 @@ class Measures(Schema):
     """Mean F1 of the classes that occur among labels or predictions."""
     ece: float
     """Expected calibration error over 15 equal bins of confidence."""
+    agreement: float = Field(default_factory=lambda: math.nan)
+    """Share of the images that get the same label as from the first model, right or wrong; NaN in
+    reports of before it was measured."""
     parameters: int
     """Entries of `variables["params"]`."""
     nonzero_parameters: int
@@ -235,9 +230,11 @@ def _quality(
 ) -> dict[str, dict[str, Any]]:
     """Scores on all images, and top-1 under attacks and corruptions on the first of them."""
     update = jax.jit(classification.update)
+    agreeing = jax.jit(classification.agreeing)
     forward = _forward(models)
     conditions = {predict: _conditions(predict, config) for predict in forward}
     scores: dict[str, Confusion] = {}
+    agreed: dict[str, Any] = {model.name: 0.0 for model in models}
     under: dict[str, dict[str, Confusion]] = {model.name: {} for model in models}
     left = config.robustness_images
     for index, batch in enumerate(batches):
@@ -245,8 +242,11 @@ def _quality(
         images, labels, weights = _pixels(batch["image"]), batch["label"], batch["weight"]
         chosen = _first(weights, jnp.asarray(left))
         key = jax.random.fold_in(jax.random.key(NOISE_SEED), index)
+        reference: jax.Array | None = None
         for model in models:
             logits = forward[model.predict](model.variables, images)
+            reference = logits if reference is None else reference
+            agreed[model.name] += agreeing(logits, reference, weights)
             empty = classification.init(logits.shape[1])
             scores[model.name] = update(scores.get(model.name, empty), logits, labels, weights)
             tried = conditions[model.predict] if left > 0 else {}
@@ -256,10 +256,13 @@ def _quality(
                 acc = under[model.name].get(name, empty)
                 under[model.name][name] = update(acc, logits, labels, chosen)
         left -= int((chosen > 0).sum())
-    return {model.name: _read(scores[model.name], under[model.name]) for model in models}
+    return {
+        name: _read(scores[name], agreed[name], under[name])
+        for name in (model.name for model in models)
+    }
 
 
-def _read(scores: Confusion, under: Mapping[str, Confusion]) -> dict[str, Any]:
+def _read(scores: Confusion, agreed: Any, under: Mapping[str, Confusion]) -> dict[str, Any]:
     """The accumulated sums as entries of `Measures`."""
     result = jax.jit(classification.result)
     samples = round(float(scores.counts.sum()))
@@ -268,6 +271,7 @@ def _read(scores: Confusion, under: Mapping[str, Confusion]) -> dict[str, Any]:
     return {
         "samples": samples,
         **{name: float(value) for name, value in result(scores)._asdict().items()},
+        "agreement": float(agreed) / samples,
         "robustness_images": round(float(under["clean"].counts.sum())),
         "robustness": {name: float(result(acc).top1) for name, acc in under.items()},
     }

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from experiments import cuts
+from experiments.cuts import Cut
 from experiments.data.dataset import DataInfo
 from experiments.precision import Precision
 from experiments.schema import ConfigError
 from slim import models, paths
-from slim.graph import Graph, Plan, replay, shrink, trace
+from slim.graph import Graph, trace
 
 PyTree = Any
 Variables = dict[str, PyTree]
@@ -54,6 +56,7 @@ class Network:
         storage: the parameters' type.
         plans: the cuts that made it smaller than the module says, each of the network that the
             one before it left; see `shrunk`.
+        before: the network before the last of them; None if there are none.
     """
 
     module: nn.Module
@@ -61,23 +64,35 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     storage: Any = jnp.float32
-    plans: tuple[Plan, ...] = ()
+    plans: tuple[Cut, ...] = ()
+    before: "Network | None" = None
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables, at the sizes that the plans left."""
         variables = dict(self.module.init(key, self._normalize(self._sample()), train=False))
         variables["params"] = _cast(variables["params"], self.storage)
         for plan in self.plans:
-            variables = shrink(plan, variables)
+            variables = cuts.shrink(plan, variables)
         return variables
 
     def abstract(self) -> Variables:
         """The variables' shapes and types, at no cost."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
-    def shrunk(self, plans: Iterable[Plan]) -> "Network":
-        """The same network after further cuts."""
-        return dataclasses.replace(self, plans=(*self.plans, *plans))
+    def shrunk(self, plans: Iterable[Cut]) -> "Network":
+        """The same network after further cuts; for equal cuts the same object.
+
+        So whatever was traced and compiled of it is there when another stage asks for it.
+        """
+        network = self
+        for plan in plans:
+            key = plan.to_json()
+            if key not in network._smaller:
+                network._smaller[key] = dataclasses.replace(
+                    network, plans=(*network.plans, plan), before=network
+                )
+            network = network._smaller[key]
+        return network
 
     def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits in evaluation.
@@ -105,15 +120,18 @@ class Network:
 
     def _replayed(self, name: str) -> Callable[..., Any]:
         """The module's function of that name, cut as the plans say."""
+        if self.before is None:
+            whole: Callable[..., Any] = getattr(self, name)
+            return whole
         if name not in self._programs:
-            fn: Callable[..., Any] = getattr(self, name)
-            small = dataclasses.replace(self, plans=())
             data = [self._sample()] + ([jax.random.key(0)] if name == "_train" else [])
-            for plan in self.plans:
-                fn = replay(trace(fn, small.abstract(), *data), plan)
-                small = small.shrunk([plan])
-            self._programs[name] = fn
+            traced = trace(self.before._replayed(name), self.before.abstract(), *data)
+            self._programs[name] = cuts.replay(traced, self.plans[-1])
         return self._programs[name]
+
+    @cached_property
+    def _smaller(self) -> dict[str, "Network"]:
+        return {}
 
     @cached_property
     def _programs(self) -> dict[str, Callable[..., Any]]:

@@ -6,11 +6,60 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from experiments.schema import Schema, unknown_name
+from experiments.schema import Schema, one_of
 
 PyTree = Any
+
+
+def _piecewise(lr: float, steps: int, end_lr: float) -> optax.Schedule:
+    del end_lr
+    return optax.piecewise_constant_schedule(lr, {steps // 2: 0.1, steps * 3 // 4: 0.1})
+
+
+# name -> (peak rate, steps, final rate) -> schedule
+SCHEDULES: Mapping[str, Callable[[float, int, float], optax.Schedule]] = {
+    "constant": lambda lr, steps, end_lr: optax.constant_schedule(lr),
+    "cosine": lambda lr, steps, end_lr: optax.cosine_decay_schedule(lr, steps, end_lr / lr),
+    "linear": lambda lr, steps, end_lr: optax.linear_schedule(lr, end_lr, steps),
+    # A tenth at half and at three quarters of the way, as He et al. (2016) train on CIFAR.
+    "steps": _piecewise,
+    "onecycle": lambda lr, steps, end_lr: optax.cosine_onecycle_schedule(max(steps, 4), lr),
+}
+
+
+def _kernels(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+
+
+def _sgd(config: "OptimizerConfig", rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=_kernels),
+        optax.sgd(rate, momentum=config.momentum or None, nesterov=config.momentum > 0),
+    )
+
+
+def _rmsprop(config: "OptimizerConfig", rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=_kernels),
+        optax.rmsprop(rate, decay=config.beta2, momentum=config.momentum or None),
+    )
+
+
+def _adamw(config: "OptimizerConfig", rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        rate,
+        b1=config.momentum,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=_kernels,
+    )
+
+
+OPTIMIZERS: Mapping[
+    str, Callable[["OptimizerConfig", optax.Schedule], optax.GradientTransformation]
+] = {"sgd": _sgd, "adamw": _adamw, "rmsprop": _rmsprop}
 
 
 class OptimizerConfig(Schema):
@@ -30,40 +79,14 @@ class OptimizerConfig(Schema):
     """
 
     lr: Annotated[float, Field(gt=0)] = 0.1
-    schedule: str = "cosine"
+    schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     end_lr: Annotated[float, Field(ge=0)] = 0.0
-    optimizer: str = "sgd"
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
-
-    @field_validator("schedule", "optimizer")
-    @classmethod
-    def _known(cls, name: str, field: Any) -> str:
-        table: Mapping[str, Any] = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS}[
-            field.field_name
-        ]
-        if name not in table:
-            raise unknown_name(field.field_name, name, table)
-        return name
-
-
-def _piecewise(lr: float, steps: int, end_lr: float) -> optax.Schedule:
-    del end_lr
-    return optax.piecewise_constant_schedule(lr, {steps // 2: 0.1, steps * 3 // 4: 0.1})
-
-
-# name -> (peak rate, steps, final rate) -> schedule
-SCHEDULES: Mapping[str, Callable[[float, int, float], optax.Schedule]] = {
-    "constant": lambda lr, steps, end_lr: optax.constant_schedule(lr),
-    "cosine": lambda lr, steps, end_lr: optax.cosine_decay_schedule(lr, steps, end_lr / lr),
-    "linear": lambda lr, steps, end_lr: optax.linear_schedule(lr, end_lr, steps),
-    # A tenth at half and at three quarters of the way, as He et al. (2016) train on CIFAR.
-    "steps": _piecewise,
-    "onecycle": lambda lr, steps, end_lr: optax.cosine_onecycle_schedule(max(steps, 4), lr),
-}
 
 
 def learning_rate(config: OptimizerConfig, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -75,39 +98,6 @@ def learning_rate(config: OptimizerConfig, steps: int, steps_per_epoch: int) -> 
         schedule = optax.join_schedules([rising, schedule], boundaries=[warmup])
     # Optax's schedules mix the count with floats, which strict promotion refuses of an int.
     return lambda count: schedule(jnp.asarray(count, jnp.float32))
-
-
-def _kernels(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
-
-
-def _sgd(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=_kernels),
-        optax.sgd(rate, momentum=config.momentum or None, nesterov=config.momentum > 0),
-    )
-
-
-def _rmsprop(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=_kernels),
-        optax.rmsprop(rate, decay=config.beta2, momentum=config.momentum or None),
-    )
-
-
-def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adamw(
-        rate,
-        b1=config.momentum,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask=_kernels,
-    )
-
-
-OPTIMIZERS: Mapping[
-    str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
-] = {"sgd": _sgd, "adamw": _adamw, "rmsprop": _rmsprop}
 
 
 class RateScaleState(NamedTuple):

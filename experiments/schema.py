@@ -4,7 +4,8 @@ Every stage, data set and optimizer declares its fields once, as a `Schema`; `pa
 does not fit and names the field, its value, what is allowed and the nearest known name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
@@ -47,6 +48,41 @@ def unknown_name(field: str, name: str, known: Iterable[str]) -> ConfigError:
     near = paths.nearest(name, known, count=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return ConfigError(f"{field}: unknown name {name!r}{hint} Known: {', '.join(known)}")
+
+
+def one_of(table: Collection[str]) -> pydantic.AfterValidator:
+    """Makes a field take the names of a table only, as the table is when the config is checked.
+
+    >>> class Dye(Schema):
+    ...     hue: Annotated[str, one_of(("blue", "red"))] = "red"
+    >>> parse(Dye, {"hue": "bleu"}, "dye")
+    Traceback (most recent call last):
+        ...
+    experiments.schema.ConfigError: dye.hue: hue: unknown name 'bleu'; did you mean 'blue'? ...
+    """
+
+    def known(name: str, info: pydantic.ValidationInfo) -> str:
+        if name not in table:
+            raise unknown_name(str(info.field_name), name, table)
+        return name
+
+    return pydantic.AfterValidator(known)
+
+
+@contextmanager
+def refused(field: str) -> Iterator[None]:
+    """Turns a ValueError of what is done inside into a ConfigError that begins with `field`.
+
+    >>> with refused("shrink.keep_ratio = 0.1"):
+    ...     raise ValueError("out of reach")
+    Traceback (most recent call last):
+        ...
+    experiments.schema.ConfigError: shrink.keep_ratio = 0.1: out of reach
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{field}: {error}") from None
 
 
 def parse(schema: type[S], values: Any, field: str) -> S:

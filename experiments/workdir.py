@@ -20,12 +20,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from experiments import processes, seal
+from experiments import cuts, processes, seal
 from experiments.checkpoint import os_errors
 from experiments.measure import Measures
 from experiments.network import Network
 from experiments.stages.stage import Model, Result
-from slim.graph import Plan
 
 PyTree = Any
 
@@ -144,7 +143,7 @@ class Finished:
             return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
         record = self._read()
-        plans = tuple(Plan.from_json(text) for text in record["plans"])
+        plans = tuple(cuts.from_json(text) for text in record["plans"])
         variables = network.shrunk(plans).abstract()
         target = {"variables": jax.tree.map(place, variables)}
         if record["masks"]:

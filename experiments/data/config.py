@@ -34,7 +34,8 @@ class DataConfig(Schema):
     """
 
     name: str
-    """`digits`, `mnist`, `fashion_mnist`, or any image classification set of TFDS: `cifar10`."""
+    """`digits`, `foolbox_imagenet` (20 photographs, split `test`), `mnist`, `fashion_mnist`, or any
+    image classification set of TFDS: `cifar10`."""
     batch_size: PositiveInt
     eval_batch_size: PositiveInt = 256
     train_split: str = "train"

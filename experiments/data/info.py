@@ -2,13 +2,16 @@
 
 import dataclasses
 
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digits": ((0.3054,), (0.3753,)),
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet2012": _IMAGENET,
+    "foolbox_imagenet": _IMAGENET,
 }
 """Mean and standard deviation, per channel, of the training pixels scaled to [0, 1]."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from experiments.data import digits, tfds_sets
+from experiments.data import digits, foolbox_sets, tfds_sets
 from experiments.data.config import DataConfig
 from experiments.data.dataset import Dataset
 from experiments.data.info import DataInfo, mean_and_std
@@ -53,6 +53,8 @@ def load(config: DataConfig) -> Dataset:
 def _locate(config: DataConfig) -> Located:
     if config.name == "digits":
         return digits.locate()
+    if config.name == foolbox_sets.IMAGENET:
+        return foolbox_sets.locate()
     return tfds_sets.locate(config.name, config.data_dir)
 
 

@@ -135,10 +135,10 @@ def _absent(name: str, root: Path) -> ConfigError:
         return ConfigError(
             f"data.name = {name!r}: not prepared in {root}; {_how_to_prepare(name, root)}"
         )
-    near = paths.nearest(name, ["digits", *known])
+    near = paths.nearest(name, ["digits", "foolbox_imagenet", *known])
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return ConfigError(
-        f"data.name: unknown name {name!r}{hint} Known: digits, "
+        f"data.name: unknown name {name!r}{hint} Known: digits, foolbox_imagenet, "
         f"{', '.join(idx_builder.CLASS_NAMES)}, what lies prepared in {root}, "
         "and the sets of tensorflow.org/datasets/catalog"
     )

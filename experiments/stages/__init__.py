@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from experiments.stages import evaluate, finetune, load, prune, sensitivity, shrink, train
+from experiments.stages import depth, evaluate, finetune, load, prune, sensitivity, shrink, train
 from experiments.stages.stage import Context, Model, Result, Stage
 
 STAGES: Mapping[str, Stage] = {
@@ -11,6 +11,7 @@ STAGES: Mapping[str, Stage] = {
     "prune": prune.STAGE,
     "sensitivity": sensitivity.STAGE,
     "shrink": shrink.STAGE,
+    "depth": depth.STAGE,
     "finetune": finetune.STAGE,
     "evaluate": evaluate.STAGE,
 }

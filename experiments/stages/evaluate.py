@@ -19,4 +19,4 @@ def run(context: Context, config: EvaluateConfig, model: Model | None) -> Result
     return Result(measures=tuple(rows))
 
 
-STAGE = Stage(EvaluateConfig, run, needs_model=True)
+STAGE = Stage(EvaluateConfig, run, needs_model=True, version=2)

@@ -1,6 +1,6 @@
-"""What stages learn about a model from training images: losses, and scores of its groups' units."""
+"""What stages learn about a model from training images: losses, and evidence for scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -9,18 +9,22 @@ import numpy as np
 
 from experiments import mesh as meshes
 from experiments.network import Network, Variables, pixels
-from experiments.schema import ConfigError
-from experiments.stages.stage import Context, Model
+from experiments.stages.stage import Context
 from slim import graph
 from slim.measure import classification
-from slim.prune import NORMALISATIONS, SCORES, Evidence, Score, measure_gradients, score_groups
+from slim.prune import (
+    NORMALISATIONS,
+    SCORES,
+    Evidence,
+    measure_activations,
+    measure_gradients,
+    score_groups,
+)
+
+PyTree = Any
 
 GRADIENTS = {"grads", "squared_grads"}
-
-# What can be measured on the way; activation scores need taps that no stage sets.
-GROUP_SCORES: Mapping[str, Score] = {
-    name: score for name, score in SCORES.items() if set(score.needs) <= {*GRADIENTS, "key"}
-}
+ACTIVATIONS = {"input_norms", "zero_fractions"}
 
 
 def loss(network: Network, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
@@ -29,7 +33,7 @@ def loss(network: Network, variables: Variables, batch: dict[str, jax.Array]) ->
     return classification.cross_entropy(logits, batch["label"]).mean()
 
 
-def batches(context: Context, count: int) -> Iterator[dict[str, jax.Array]]:
+def training_batches(context: Context, count: int) -> Iterator[dict[str, jax.Array]]:
     """Training batches without augmentation, on the mesh; the same at each call in a stage."""
     found = context.dataset.batches(
         context.stage_seed,
@@ -40,46 +44,61 @@ def batches(context: Context, count: int) -> Iterator[dict[str, jax.Array]]:
         yield meshes.put_batch(next(found), context.mesh)
 
 
-def rate_groups(
-    context: Context, model: Model, *, score: str, batches: int, normalisation: str = "none"
-) -> tuple[graph.Graph, dict[str, np.ndarray]]:
-    """The graph of a model, and the score of every unit of its groups, by the group's name.
+def measure(
+    context: Context, network: Network, variables: Variables, *, score: str, batches: int
+) -> Evidence:
+    """What a score needs to know about `variables["params"]`.
 
     Args:
         context: the stage's.
-        model: the model.
-        score: a name of `GROUP_SCORES`.
-        batches: how many gradients are measured on, for scores that need them.
+        network: the model's.
+        variables: the model's.
+        score: a name of `SCORES`.
+        batches: how many are measured on, for scores that need it.
+    """
+    needs = set(SCORES[score].needs)
+    params = jax.tree.map(jnp.asarray, variables["params"])
+    key = jax.random.key(context.stage_seed)
+
+    def with_params(params: PyTree) -> Variables:
+        return {**variables, "params": params}
+
+    def loss_of(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+        return loss(network, with_params(params), batch)
+
+    def logits_of(params: PyTree, images: jax.Array) -> jax.Array:
+        return network.predict(with_params(params), pixels(images))
+
+    found = Evidence(params)
+    if needs & GRADIENTS:
+        found = measure_gradients(loss_of, params, training_batches(context, batches))
+    if needs & ACTIVATIONS:
+        images = ((batch["image"],) for batch in training_batches(context, batches))
+        found = measure_activations(logits_of, params, images)
+    return found._replace(key=key)
+
+
+def rate_groups(
+    found: Evidence, groups: Iterable[graph.Group], *, score: str, normalisation: str = "none"
+) -> dict[str, np.ndarray]:
+    """The score of every unit of groups of a `Network.graph`, by the group's name.
+
+    Args:
+        found: from `measure`.
+        groups: which.
+        score: a name of `SCORES`.
         normalisation: of `slim.prune.NORMALISATIONS`.
 
     Raises:
-        ConfigError: the score finds nothing to rate in a group, or is not finite.
+        ValueError: the score finds nothing to rate in a group, or is not finite.
     """
-    network = context.network.shrunk(model.plans)
-    traced = network.graph()
-    evidence = _evidence(context, network, model, score, batches)
-    try:
-        scores = score_groups(
-            SCORES[score],
-            evidence,
-            graph.groups(traced),
-            normalisation=NORMALISATIONS[normalisation],
-        )
-    except ValueError as error:
-        raise ConfigError(f"{context.name}: {error}") from None
-    return traced, {name: np.asarray(values) for name, values in scores.items()}
-
-
-def _evidence(context: Context, network: Network, model: Model, score: str, count: int) -> Evidence:
-    """What the score needs."""
-    params = {"params": model.variables["params"]}
-    rest = {name: tree for name, tree in model.variables.items() if name != "params"}
-    key = jax.random.key(context.stage_seed)
-    if not set(SCORES[score].needs) & GRADIENTS:
-        return Evidence(params, key=key)
-
-    def of_params(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        return loss(network, {**params, **rest}, batch)
-
-    params = jax.tree.map(jnp.asarray, params)
-    return measure_gradients(of_params, params, batches(context, count))._replace(key=key)
+    # The graph's parameters are all of the variables.
+    trees = found._replace(key=None)._asdict()
+    whole: dict[str, Any] = {n: {"params": tree} for n, tree in trees.items() if tree is not None}
+    scores = score_groups(
+        SCORES[score],
+        found._replace(**whole),
+        groups,
+        normalisation=NORMALISATIONS[normalisation],
+    )
+    return {name: np.asarray(values) for name, values in scores.items()}

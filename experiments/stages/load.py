@@ -1,38 +1,60 @@
-"""Takes a trained network from a file instead of training it."""
+"""Takes a trained network from a file or a package instead of training it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import pydantic
 
-from experiments.schema import ConfigError, Schema
+from experiments.schema import ConfigError, Schema, one_of
 from experiments.stages.stage import Context, Model, Result, Stage
 from experiments.weights import safetensors_store
+from experiments.weights.published import WEIGHTS
 from slim import paths
 
 
 class LoadConfig(Schema):
-    """Where the network lies.
+    """Where the network lies: one of the two.
 
     Attributes:
         file: a safetensors file with all variables of the recipe's model.
+        weights: published weights that come in a package; of `experiments.weights.published`.
     """
 
-    file: str
+    file: str | None = None
+    weights: Annotated[str, one_of(WEIGHTS)] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> "LoadConfig":
+        if (self.file is None) == (self.weights is None):
+            raise ValueError(
+                f"file = {self.file!r} and weights = {self.weights!r}: give one, and not both"
+            )
+        return self
 
 
 def run(context: Context, config: LoadConfig, model: Model | None) -> Result:
-    """Reads the file and checks it against the recipe's model.
+    """Reads the network and checks it against the recipe's model.
 
     Raises:
-        ConfigError: there is no such file, or its variables are not those of the model.
+        ConfigError: there is no such file, the package is not installed, or the variables are not
+            those of the model.
     """
-    if not Path(config.file).exists():
-        raise ConfigError(f"{context.name}.file = {config.file!r}: no such file")
-    variables, _ = safetensors_store.load(Path(config.file))
+    if config.weights is not None:
+        what = f"{context.name}.weights = {config.weights!r}"
+        try:
+            variables = WEIGHTS[config.weights]()
+        except FileNotFoundError as error:
+            raise ConfigError(f"{what}: {error}") from None
+    else:
+        assert config.file is not None
+        what = f"{context.name}.file = {config.file!r}"
+        if not Path(config.file).exists():
+            raise ConfigError(f"{what}: no such file")
+        variables, _ = safetensors_store.load(Path(config.file))
     expected = context.network.abstract()
-    check_same(expected, variables, f"{context.name}.file = {config.file!r}")
+    check_same(expected, variables, what)
     return Result(
         Model(jax.tree.map(lambda e, v: jnp.asarray(v, e.dtype), expected, dict(variables)))
     )
@@ -51,7 +73,7 @@ def check_same(expected: Any, found: Any, what: str) -> None:
             raise ConfigError(
                 f"{what}: {path} has shape {others.get(path, 'none: it is missing')}, and "
                 f"{shapes.get(path, 'none: it has no such variable')} in the recipe's model; "
-                "set model and data.num_classes as they were when the file was made"
+                "set model and data.num_classes as they were when the network was made"
             )
 
 

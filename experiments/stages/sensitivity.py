@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
-import pydantic
 from pydantic import Field
 
 from experiments import mesh as meshes
 from experiments import report
-from experiments.schema import ConfigError, Schema, unknown_name
+from experiments.schema import ConfigError, Schema, one_of, refused
 from experiments.stages import evidence
 from experiments.stages.stage import Context, Model, Result, Stage
 from slim import graph
-from slim.prune import Sensitivity, measure_sensitivity
+from slim.prune import SCORES, Sensitivity, measure_sensitivity
 
 
 class SensitivityConfig(Schema):
@@ -28,10 +27,10 @@ class SensitivityConfig(Schema):
             `slim.prune.SCORES`. The estimate of `taylor` and `fisher` is of the loss itself.
         keep_ratios: shares of a group's units that are left.
         images: training images that the loss is measured on, rounded up to whole batches.
-        batches: training batches that gradients are measured on, for scores that need them.
+        batches: training batches that gradients or activations are measured on.
     """
 
-    score: str = "taylor"
+    score: Annotated[str, one_of(SCORES)] = "taylor"
     keep_ratios: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (
         0.9,
         0.7,
@@ -42,13 +41,6 @@ class SensitivityConfig(Schema):
     images: Annotated[int, Field(ge=1)] = 1024
     batches: Annotated[int, Field(ge=1)] = 10
 
-    @pydantic.field_validator("score")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in evidence.GROUP_SCORES:
-            raise unknown_name("score", name, evidence.GROUP_SCORES)
-        return name
-
 
 def run(context: Context, config: SensitivityConfig, model: Model | None) -> Result:
     """The metric is minus the loss: accuracy on images that were trained on hardly moves at first.
@@ -58,11 +50,14 @@ def run(context: Context, config: SensitivityConfig, model: Model | None) -> Res
     """
     assert model is not None
     variables, network = model.variables, context.network.shrunk(model.plans)
-    traced, scores = evidence.rate_groups(
-        context, model, score=config.score, batches=config.batches
+    traced = network.graph()
+    rated = evidence.measure(
+        context, network, variables, score=config.score, batches=config.batches
     )
+    with refused(f"{context.name}.score = {config.score!r}"):
+        scores = evidence.rate_groups(rated, graph.groups(traced), score=config.score)
     count = -(-config.images // context.dataset.batch_size)
-    batches = list(evidence.batches(context, count))
+    batches = list(evidence.training_batches(context, count))
     loss = jax.jit(lambda variables, batch: evidence.loss(network, variables, batch))
 
     def metric(plan: graph.Plan) -> float:

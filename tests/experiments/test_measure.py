@@ -69,6 +69,18 @@ def test_quality_is_that_of_all_real_images(rows):
     assert 0 <= rows[0].ece <= 1
 
 
+def test_agreement_is_with_the_labels_that_the_first_model_gives(rows):
+    assert rows[0].agreement == 1.0
+    images = PIXELS.astype(np.float32) / 255
+    dense = variables()
+    masked = dense | {
+        "params": dense["params"] | {"kernel": dense["params"]["kernel"].at[:8].set(0)}
+    }
+    same = linear(dense, images).argmax(1) == linear(masked, images).argmax(1)
+    assert 0 < same.sum() < IMAGES
+    assert rows[1].agreement == pytest.approx(float(same.sum()) / IMAGES)
+
+
 def test_robustness_is_that_of_the_first_images(rows):
     model = variables()
     under = {"clean": [], "fgsm@8/255": [], "contrast@3": [], "gaussian_noise@3": []}
@@ -146,7 +158,16 @@ def test_a_mesh_gives_the_same_quality(rows):
     sharded["params"]["kernel"] = kernel
     (row,) = measure([Measured("dense", linear, sharded)], batches(), QUICK, put=put)
     assert row.robustness == pytest.approx(rows[0].robustness)
-    for field in ("samples", "loss", "top1", "macro_f1", "ece", "macs", "peak_memory_bytes"):
+    for field in (
+        "samples",
+        "loss",
+        "top1",
+        "macro_f1",
+        "ece",
+        "agreement",
+        "macs",
+        "peak_memory_bytes",
+    ):
         assert getattr(row, field) == pytest.approx(getattr(rows[0], field), rel=1e-5), field
 
 

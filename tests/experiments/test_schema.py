@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from pydantic import Field
 
-from experiments.schema import ConfigError, Schema, overridable, parse, plain
+from experiments.schema import ConfigError, Schema, one_of, overridable, parse, plain
 
 
 class Inner(Schema):
@@ -49,6 +49,23 @@ def test_config_dicts_and_lists_become_typed_values():
 def test_what_does_not_fit_is_named(values, message):
     with pytest.raises(ConfigError, match=message):
         parse(Outer, values, "x")
+
+
+class Named(Schema):
+    score: Annotated[str, one_of({"taylor": 1, "fisher": 2})] = "taylor"
+    attacks: tuple[Annotated[str, one_of(("fgsm", "pgd"))], ...] = ()
+
+
+def test_a_name_is_one_of_a_table():
+    values = {"score": "fisher", "attacks": ("pgd", "fgsm")}
+    assert parse(Named, values, "x").model_dump() == values
+    with pytest.raises(
+        ConfigError,
+        match=r"score: unknown name 'tailor'; did you mean 'taylor'\? Known: fisher, taylor",
+    ):
+        parse(Named, {"score": "tailor"}, "x")
+    with pytest.raises(ConfigError, match=r"x\.attacks\.1: attacks: unknown name 'fgms'"):
+        parse(Named, {"attacks": ["pgd", "fgms"]}, "x")
 
 
 def test_every_problem_gets_a_line():

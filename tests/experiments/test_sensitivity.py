@@ -137,7 +137,8 @@ def test_a_recipe_without_the_measurement_is_refused():
 
 def test_a_measurement_at_other_sizes_is_refused(first, workdir):
     with pytest.raises(
-        ConfigError, match=r"shrink: .*'params/hidden\d/kernel:1' was measured when"
+        ConfigError,
+        match=r"shrink\.distribution = 'sensitivity': .*'params/hidden\d/kernel:1' was measured",
     ):
         run(
             workdir,
@@ -155,7 +156,7 @@ def test_a_damaged_measurement_is_refused(file, tmp_path):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"score": "wanda"}, r"sensitivity\.score.*unknown name 'wanda'"),
+        ({"score": "wands"}, r"sensitivity\.score.*unknown name 'wands'.*'wanda'"),
         ({"keep_ratios": (0.5, 1.0)}, r"sensitivity\.keep_ratios\.1 = 1\.0"),
         ({"keep_ratios": ()}, r"sensitivity\.keep_ratios = \(\)"),
         ({"images": 0}, r"sensitivity\.images = 0"),

