@@ -3,7 +3,10 @@ r"""The quickstart's network cut in rounds: 90% of its MACs, then 5 points less 
     python -m experiments.main --config=configs/quickstart_progressive.py \
         --workdir=runs/quickstart_progressive
 
-Each round cuts channels by Taylor scores and fine-tunes what is left.
+Each round cuts channels by Taylor scores and fine-tunes what is left for two epochs. About two
+minutes on 2 cores, most of it compiling. Expect 97.8% before the first round and after the last,
+with 37% of the multiply-adds and 34% of the parameters (1.14 MiB to 393 KiB), and no less than
+96.6% on the way.
 
 Arguments: `smoke`, for two rounds of seconds.
 """
