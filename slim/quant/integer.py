@@ -86,7 +86,7 @@ def execute(graph: Graph, sites: Mapping[str, Assigned]) -> Callable[..., Any]:
     """`fn(quantized, *inputs, **kwargs)`: the function of `graph` on what `convert` gives."""
 
     def hook(contract: Contraction, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
-        return _site(contract, sites[contract.site.name], list(operands), given), given
+        return run_site(contract, sites[contract.site.name], list(operands), given), given
 
     rewritten = rewrite(graph, hook)
 
@@ -96,12 +96,13 @@ def execute(graph: Graph, sites: Mapping[str, Assigned]) -> Callable[..., Any]:
     return fn
 
 
-def _site(
+def run_site(
     contract: Contraction,
     assigned: Assigned,
     operands: list[Any],
     given: Mapping[str, QTensor | Scale],
 ) -> jax.Array:
+    """One site on its float operands, and what `convert` made of it."""
     stored: list[QTensor | None] = [None, None]
     for role in assigned.roles:
         held = given[role.name]
