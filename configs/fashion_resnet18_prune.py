@@ -6,6 +6,10 @@
 Needs Fashion-MNIST: `apt-get install dataset-fashion-mnist`, or prepared by TFDS. In full (without
 `:subset`) minutes on one GPU, a day on 2 cores; not yet run.
 
+The subset on 2 busy cores took 70 minutes: 79.5% before, trained briefly as it is; 81.2% after,
+with 13.3 MB of 44.7 MB and 0.28 of the latency at batch 32 (report in
+`experiments/reports/fashion_resnet18_prune`). It says nothing of a network trained to the end.
+
 Arguments: `subset`, full width on a twentieth of the images, tested on a fifth of the tests, for 2
 cores; `smoke`, an eighth of the width for a minute.
 
