@@ -44,10 +44,7 @@ def plain(value: Any) -> Any:
 
 def unknown_name(field: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in a table: the nearest known one, then all of them."""
-    known = sorted(known)
-    near = paths.nearest(name, known, count=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return ConfigError(f"{field}: unknown name {name!r}{hint} Known: {', '.join(known)}")
+    return ConfigError(paths.unknown_name(field, name, known))
 
 
 def one_of(table: Collection[str]) -> pydantic.AfterValidator:

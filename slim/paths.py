@@ -52,6 +52,18 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.3)
 
 
+def unknown_name(field: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not in a table: the nearest known one, then all of them.
+
+    >>> unknown_name("score", "l3", ["l2", "taylor"])
+    "score: unknown name 'l3'; did you mean 'l2'? Known: l2, taylor"
+    """
+    known = sorted(known)
+    near = nearest(name, known, count=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{field}: unknown name {name!r}{hint} Known: {', '.join(known)}"
+
+
 def resolve(
     rules: Sequence[tuple[str, T]], paths: Iterable[str], *, what: str = "rule"
 ) -> dict[str, T | None]:

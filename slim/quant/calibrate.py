@@ -1,7 +1,7 @@
 """Calibration: scales of parameters from the parameters, scales of activations from batches."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,7 @@ def _weight_scale(assigned: Assigned, role: Role, spec: Weights, operand: jax.Ar
         low, high = WEIGHT_RANGES[spec.range](w, shape, spec.format, spec.symmetric)
         return low, high, Scale(*choose_scale(low, high, spec.format, spec.symmetric))
 
-    low, high, found = _each_round(assigned, scale)(operand)
+    low, high, found = assigned.each_round(scale)(operand)
     if not isinstance(low, jax.core.Tracer):
         check_range(low, high, assigned.site.name)
     return found
@@ -150,7 +150,7 @@ def _activation_scale(assigned: Assigned, role: Role, state: PyTree) -> Scale:
         found = choose_scale(low, high, spec.format, spec.symmetric)
         return low, high, Scale(*jax.tree.map(lambda leaf: leaf.reshape(shape), found))
 
-    low, high, found = _each_round(assigned, jax.jit(scale))(state)
+    low, high, found = assigned.each_round(jax.jit(scale))(state)
     check_range(low, high, assigned.site.name)
     if (np.asarray(low) == np.asarray(high)).any():
         raise ValueError(
@@ -162,10 +162,3 @@ def _activation_scale(assigned: Assigned, role: Role, state: PyTree) -> Scale:
 
 def _quantized(sites: Mapping[str, Assigned]) -> dict[str, Assigned]:
     return {name: each for name, each in sites.items() if each.roles}
-
-
-def _each_round(assigned: Assigned, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of one round's values, for those of all rounds of the scans around a site."""
-    for _ in assigned.site.loops:
-        fn = jax.vmap(fn)
-    return fn

@@ -6,8 +6,7 @@
 Frantar et al. 2022, arXiv:2210.17323.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from slim.graph import Contraction, Graph, rewrite, site_parameters
 from slim.quant.gptq_core import gptq
 from slim.quant.hessian import input_hessian
 from slim.quant.integer import Quantized, convert
-from slim.quant.matrices import from_matrix, inputs, is_matmul, matrix
+from slim.quant.matrices import from_matrix, input_count, inputs, is_matmul, matrix
 from slim.quant.numerics import QTensor
 from slim.quant.policy import Assigned
 from slim.quant.simulate import Scales
@@ -42,8 +41,7 @@ def input_hessians(
 
     def hook(contract: Contraction, operands: Any, total: Any) -> tuple[Any, Any]:
         assigned = sites[contract.site.name]
-        place = next(1 - role.operand for role in assigned.roles if role.name == "weights")
-        return contract(*operands), total + input_hessian(inputs(assigned, operands[place]))
+        return contract(*operands), total + input_hessian(inputs(assigned, operands))
 
     rewritten = rewrite(graph, hook)
     observe = jax.jit(lambda params, totals, batch: rewritten(params, totals, *batch)[1])
@@ -88,18 +86,14 @@ def convert_by_gptq(
             )
             return replace(q, values=from_matrix(assigned, found.values, w.shape))
 
-        fn: Callable[..., QTensor] = one
-        for _ in assigned.site.loops:
-            fn = jax.vmap(fn)
-        chosen[name] = {**chosen[name], "weights": fn(operands[name], nearest, hessian)}
+        found = assigned.each_round(one)(operands[name], nearest, hessian)
+        chosen[name] = {**chosen[name], "weights": found}
     return quantized._replace(sites=chosen)
 
 
 def _zeros(sites: Mapping[str, Assigned]) -> dict[str, jax.Array]:
     def zeros(assigned: Assigned) -> jax.Array:
-        role = next(role for role in assigned.roles if role.name == "weights")
-        shape = assigned.site.shapes[role.operand]
-        size = math.prod(shape[d] for d in assigned.site.contracted[role.operand])
+        size = input_count(assigned)
         return jnp.zeros((*assigned.site.loops, size, size), jnp.float32)
 
     return {name: zeros(assigned) for name, assigned in sites.items() if is_matmul(assigned)}

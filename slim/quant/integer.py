@@ -76,10 +76,8 @@ def _quantize(assigned: Assigned, operand: jax.Array, scale: Scale) -> QTensor:
     def one(w: jax.Array, scale: Scale) -> QTensor:
         return quantize(w, *scale, format)
 
-    fn: Callable[..., QTensor] = one
-    for _ in assigned.site.loops:
-        fn = jax.vmap(fn)
-    return fn(operand, scale)
+    quantized: QTensor = assigned.each_round(one)(operand, scale)
+    return quantized
 
 
 def execute(graph: Graph, sites: Mapping[str, Assigned]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.quant.policy import Assigned, Weights
+from slim.quant.policy import Assigned
 
 
 def is_matmul(assigned: Assigned) -> bool:
@@ -17,19 +17,25 @@ def is_matmul(assigned: Assigned) -> bool:
     contracted dimensions, because rows next to each other then share no scale.
     """
     site = assigned.site
-    spec = next((role.spec for role in assigned.roles if role.name == "weights"), None)
-    if site.primitive != "dot_general" or any(site.batch) or not isinstance(spec, Weights):
+    if site.primitive != "dot_general" or any(site.batch) or assigned.weights is None:
         return False
-    return isinstance(spec.granularity, str) or len(site.contracted[0]) == 1
+    return isinstance(assigned.weights.granularity, str) or len(site.contracted[0]) == 1
 
 
-def inputs(assigned: Assigned, data: jax.Array) -> jax.Array:
-    """A site's data as (rows, in)."""
+def input_count(assigned: Assigned) -> int:
+    """How many inputs each row has."""
+    place = _weights(assigned)
+    shape = assigned.site.shapes[place]
+    return math.prod(shape[d] for d in assigned.site.contracted[place])
+
+
+def inputs(assigned: Assigned, operands: Sequence[jax.Array]) -> jax.Array:
+    """The data among a site's operands as (rows, in)."""
     place = 1 - _weights(assigned)
-    contracted = assigned.site.contracted[place]
+    data, contracted = operands[place], assigned.site.contracted[place]
     free = [d for d in range(data.ndim) if d not in contracted]
     data = jnp.transpose(data, (*free, *contracted))
-    return data.reshape(-1, math.prod(data.shape[len(free) :]))
+    return data.reshape(-1, input_count(assigned))
 
 
 def matrix(assigned: Assigned, operand: Any) -> jax.Array:
@@ -53,4 +59,5 @@ def _order(assigned: Assigned, ndim: int) -> tuple[list[int], int]:
 
 
 def _weights(assigned: Assigned) -> int:
-    return next(role.operand for role in assigned.roles if role.name == "weights")
+    assert assigned.parameter is not None
+    return assigned.parameter.operand

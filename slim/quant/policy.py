@@ -1,8 +1,10 @@
 """Which sites are quantized, and how: an ordered list of path patterns, first match wins."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from slim import paths
 from slim.graph import Graph, Site, sites
@@ -12,9 +14,7 @@ from slim.quant.observers import OBSERVERS
 
 def _known(field: str, name: str, table: Collection[str]) -> None:
     if name not in table:
-        near = paths.nearest(name, table, count=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"{field}: unknown name {name!r}{hint} Known: {', '.join(sorted(table))}")
+        raise ValueError(paths.unknown_name(field, name, table))
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,17 @@ class Assigned:
             return tuple(Role(n, i, self.activations) for i, n in both if self.activations)
         given = (("weights", place, self.weights), ("data", 1 - place, self.activations))
         return tuple(Role(name, i, spec) for name, i, spec in given if spec is not None)
+
+    @property
+    def parameter(self) -> Role | None:
+        """The operand that is a quantized parameter, if there is one."""
+        return next((role for role in self.roles if role.name == "weights"), None)
+
+    def each_round(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of one round's values, for those of all rounds of the site's scans."""
+        for _ in self.site.loops:
+            fn = jax.vmap(fn)
+        return fn
 
     def scale_shape(self, role: Role) -> tuple[int, ...]:
         """The shape of an operand's scale, in one round of the scans around the site.
