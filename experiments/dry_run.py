@@ -16,6 +16,7 @@ from experiments.recipe import PlannedStage, Recipe
 from experiments.report.quantities import count, size
 from experiments.schema import ConfigError
 from experiments.stages.prune import PruneConfig
+from experiments.stages.shrink import ShrinkConfig
 from experiments.train import TrainConfig
 from slim import graph, paths
 from slim.prune import full_masks, keep_masks
@@ -47,7 +48,8 @@ def describe(recipe: Recipe) -> str:
     net = check_model(recipe, info)
     variables = net.abstract()
     image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    cost = graph.cost(graph.trace(net.predict, variables, image))
+    traced = graph.trace(net.predict, variables, image)
+    cost = graph.cost(traced)
     lines = [
         json.dumps(recipe.as_dict(), indent=2),
         "",
@@ -57,10 +59,22 @@ def describe(recipe: Recipe) -> str:
         f"({size(cost.param_bytes)} with all other variables)",
         f"one image   {count(cost.macs)} MACs, {count(cost.flops)} FLOPs",
     ]
+    if any(isinstance(stage.config, ShrinkConfig) for stage in recipe.stages):
+        lines += _groups(traced)
     for stage in recipe.stages:
         if isinstance(stage.config, TrainConfig):
             lines.append(_training(recipe, stage, stage.config, net, info))
     return "\n".join(lines)
+
+
+def _groups(traced: graph.Graph) -> list[str]:
+    """How many groups may be cut, and what froze the others, with the line of code that did."""
+    frozen: dict[str, list[str]] = {}
+    for group in graph.frozen_groups(traced):
+        frozen.setdefault("; ".join(group.frozen), []).append(group.name)
+    return [f"groups      {len(graph.groups(traced))} may be cut"] + [
+        f"frozen      {len(names)}, {names[0]} first: {why}" for why, names in frozen.items()
+    ]
 
 
 def _training(

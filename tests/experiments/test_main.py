@@ -76,8 +76,10 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(tmp_path):
         "--dry_run",
     )
     assert done.returncode == 0, done.stderr
-    for expected in ('"lr": 0.0123', "parameters  297450", "2.97 M MACs", "per device"):
+    shown = ('"lr": 0.0123', "parameters  297450", "2.97 M MACs", "6 may be cut", "per device")
+    for expected in shown:
         assert expected in done.stdout
+    assert "frozen      1, params/head/kernel:1 first: the output" in done.stdout
     assert not workdir.exists()
 
 
