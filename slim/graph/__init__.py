@@ -9,6 +9,9 @@
     plan = make_plan(graph, {name: kept})   a choice of indices; a small JSON
     mask(plan, params)                      zeros at the removed entries, the same shapes
     shrink(plan, tree)                      small parameters, optimizer state, moving averages
+    folding = find_folding(graph)           batch norms, scales that can go into the kernels
+    fold_params(graph, folding, params)     the kernels with them, and biases
+    fn = folded(graph, folding)             the function of those parameters
     fn = rewrite(graph, hook)               the function with other operations at chosen sites
     small_fn = replay(graph, plan)          the function on the small parameters, equal to the
                                             original on the masked ones
@@ -17,17 +20,19 @@
 """
 
 from slim.graph.cost import Cost, Row, cost
+from slim.graph.fold import Folding, find_folding, fold_params, folded
 from slim.graph.groups import Group, Member, frozen_groups, groups
 from slim.graph.operands import site_parameters
 from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
 from slim.graph.rewrite import Contraction, Hook, rewrite
-from slim.graph.sites import Site, sites, used_elsewhere
+from slim.graph.sites import Site, equation, sites, used_elsewhere
 from slim.graph.trace import Graph, trace
 
 __all__ = [
     "Contraction",
     "Cost",
+    "Folding",
     "Graph",
     "Group",
     "Hook",
@@ -37,6 +42,10 @@ __all__ = [
     "Site",
     "check",
     "cost",
+    "equation",
+    "find_folding",
+    "fold_params",
+    "folded",
     "frozen_groups",
     "groups",
     "make_plan",

@@ -36,6 +36,9 @@ class Site:
         shapes: the shapes of its two operands, in one round.
         batch: for each of the two operands, the dimensions that go through to the result in
             step (a matrix for each expert, say).
+        result: the shape of its result, in one round.
+        outputs: for each of the two operands, the dimensions of the result that are its own, with
+            those that both have.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Site:
     loops: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
     batch: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    result: tuple[int, ...] = ()
+    outputs: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 def sites(graph: Graph) -> tuple[Site, ...]:
@@ -77,9 +82,27 @@ def sites(graph: Graph) -> tuple[Site, ...]:
                 tuple(int(e.params["length"]) for e in callers[::-1] if e.primitive.name == "scan"),
                 tuple(shape_of(operand) for operand in eqn.invars[:2]),
                 _batch(eqn),
+                shape_of(eqn.outvars[0]),
+                _outputs(eqn),
             )
         )
     return tuple(found)
+
+
+def equation(graph: Graph, site: Site) -> JaxprEqn:
+    """The equation of a site of a graph.
+
+    >>> import jax
+    >>> from slim.graph import trace
+    >>> shape = jax.ShapeDtypeStruct((3, 3), "float32")
+    >>> graph = trace(jax.jit(lambda p, x: x @ p), shape, shape)
+    >>> equation(graph, sites(graph)[0]).primitive.name
+    'dot_general'
+    """
+    jaxpr = graph.jaxpr.jaxpr
+    for i, j in zip(site.address[:-1:2], site.address[1::2], strict=True):
+        jaxpr = inner_jaxprs(jaxpr.eqns[i])[j].jaxpr
+    return jaxpr.eqns[site.address[-1]]
 
 
 def used_elsewhere(graph: Graph, names: Collection[str]) -> frozenset[str]:
@@ -132,6 +155,26 @@ def _batch(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (), ()
     _, (lhs, rhs) = eqn.params["dimension_numbers"]
     return tuple(lhs), tuple(rhs)
+
+
+def _outputs(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if eqn.primitive.name == "conv_general_dilated":
+        rows, features, *window = eqn.params["dimension_numbers"].out_spec
+        return (rows, *window), (features,)
+    if eqn.primitive.name == "dot_general":
+        numbers, groups = eqn.params["dimension_numbers"], ()
+    else:
+        ragged = eqn.params["ragged_dot_dimension_numbers"]
+        numbers, groups = ragged.dot_dimension_numbers, ragged.rhs_group_dimensions
+    (_, rhs_contracted), (_, rhs_batch) = numbers
+    lhs, rhs = (len(shape_of(operand)) for operand in eqn.invars[:2])
+    # What both have comes first, then what the lhs has, then the rhs.
+    batch = len(rhs_batch)
+    own = rhs - len(rhs_contracted) - batch - len(groups)
+    end = len(shape_of(eqn.outvars[0]))
+    start = end - own - (lhs - len(rhs_contracted) - batch)
+    both = tuple(range(start - batch, start))
+    return (*both, *range(start, end - own)), (*both, *range(end - own, end))
 
 
 def _contractions(

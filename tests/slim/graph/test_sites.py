@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import pytest
 
 from slim import models
 from slim.graph import cost, sites, trace
@@ -63,3 +64,35 @@ def test_convolutions_and_products_of_two_parameters():
     assert power.operands == ("b", "b")
     assert power.name == "b"
     assert last.name.startswith("dot_general at test_sites.py")
+
+
+@pytest.mark.parametrize(
+    ("fn", "x", "w", "outputs"),
+    [
+        (lambda p, x: jnp.einsum("bti,io->bto", x, p), (2, 3, 4), (4, 5), ((0, 1), (2,))),
+        (lambda p, x: jnp.einsum("ebi,eio->ebo", x, p), (2, 3, 4), (2, 4, 5), ((0, 1), (0, 2))),
+        (
+            lambda p, x: jax.lax.ragged_dot(x, p, jnp.array([1, 2], jnp.int32)),
+            (3, 4),
+            (2, 4, 5),
+            ((0,), (1,)),
+        ),
+        (
+            lambda p, x: jax.lax.conv_general_dilated(
+                x, p, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NCHW")
+            ),
+            (2, 6, 6, 4),
+            (3, 3, 4, 8),
+            ((0, 2, 3), (1,)),
+        ),
+    ],
+)
+def test_which_dimensions_of_the_result_are_whose(fn, x, w, outputs):
+    x, w = shape(x, jnp.float32), shape(w, jnp.float32)
+    (site,) = sites(trace(fn, w, x))
+    # einsum may lay out its product otherwise and transpose it.
+    found = [[site.result[d] for d in dims] for dims in site.outputs]
+    result = jax.eval_shape(fn, w, x).shape
+    expected = [[result[d] for d in dims] for dims in outputs]
+    order = (0, 1) if site.operands[1] is not None else (1, 0)
+    assert [found[i] for i in order] == expected
