@@ -1,7 +1,6 @@
 """Calibration: scales of parameters from the parameters, scales of activations from batches."""
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,8 +11,10 @@ import numpy as np
 from slim.graph import Contraction, Graph, rewrite, site_parameters
 from slim.quant.numerics import WEIGHT_RANGES, choose_scale
 from slim.quant.observers import OBSERVERS, check_range
-from slim.quant.policy import Assigned, Role, Weights
+from slim.quant.passes import over_batches
+from slim.quant.policy import Activations, Assigned, Role, Weights
 from slim.quant.simulate import Scale, Scales
+from slim.quant.state import Smoothing, check_smoothing, smooth_weights, smoothed
 
 PyTree = Any
 
@@ -23,6 +24,8 @@ def calibrate(
     sites: Mapping[str, Assigned],
     params: PyTree,
     batches: Iterable[tuple[Any, ...]] = (),
+    *,
+    smoothing: Smoothing | None = None,
 ) -> Scales:
     """The scales of every site's operands.
 
@@ -31,63 +34,73 @@ def calibrate(
         sites: what each site gets; see `assign`.
         params: the float parameters.
         batches: tuples of inputs, for activations; of one shape, or it compiles once for each.
+        smoothing: factors by site, of `smoothquant` or `awq`. Scales are then of the data divided
+            by them and the parameter times them, and they are part of the sites' states.
 
     Raises:
         ValueError: no batches though activations are quantized; a site that never ran, or saw
-            NaN, infinities or nothing but zeros; a parameter that is not finite.
+            NaN, infinities or nothing but zeros; a parameter that is not finite; factors that do
+            not fit a site or are not positive.
     """
-    observe = jax.jit(partial(observations, graph, sites))
-    states = no_observations(sites)
+    scales = weight_scales(graph, sites, params, smoothing=smoothing)
+    states = no_observations(sites, smoothing)
     if states:
-        batches = iter(batches)
-        first = next(batches, None)
-        if first is None:
-            raise ValueError(
-                f"no calibration batches: the activations of {len(states)} sites need at least one"
-            )
-        for batch in itertools.chain([first], batches):
-            states = observe(params, states, *batch)
+        observe, what = partial(observations, graph, sites), f"the activations of {len(states)}"
+        states, _ = over_batches(observe, params, states, batches, what=f"{what} sites need")
     found = activation_scales(sites, states)
-    return {
-        name: weights | found.get(name, {})
-        for name, weights in weight_scales(graph, sites, params).items()
-    }
+    return {name: state | found.get(name, {}) for name, state in scales.items()}
 
 
-def weight_scales(graph: Graph, sites: Mapping[str, Assigned], params: PyTree) -> Scales:
-    """The scales of the parameters alone, for every quantized site.
+def weight_scales(
+    graph: Graph,
+    sites: Mapping[str, Assigned],
+    params: PyTree,
+    *,
+    smoothing: Smoothing | None = None,
+) -> Scales:
+    """The scales of the parameters alone, for every quantized site, with its smoothing if any.
 
     Raises:
-        ValueError: a parameter is not finite.
+        ValueError: a parameter is not finite; factors that do not fit a site or are not positive.
     """
+    check_smoothing(sites, smoothing or {})
     operands = site_parameters(graph, params)
     scales: Scales = {}
     for name, assigned in _quantized(sites).items():
-        scales[name] = {
-            role.name: _weight_scale(assigned, role, role.spec, operands[name])
-            for role in assigned.roles
-            if isinstance(role.spec, Weights)
-        }
+        scales[name] = state = _smoothing_of(name, smoothing)
+        for role in assigned.roles:
+            if isinstance(role.spec, Weights):
+                state[role.name] = _weight_scale(assigned, role, role.spec, operands[name], state)
     return scales
 
 
-def _weight_scale(assigned: Assigned, role: Role, spec: Weights, operand: jax.Array) -> Scale:
+def _smoothing_of(name: str, smoothing: Smoothing | None) -> dict[str, Any]:
+    return {"smoothing": smoothing[name]} if smoothing and name in smoothing else {}
+
+
+def _weight_scale(
+    assigned: Assigned, role: Role, spec: Weights, operand: jax.Array, state: Mapping[str, Any]
+) -> Scale:
     shape = assigned.scale_shape(role)
 
-    def scale(w: jax.Array) -> tuple[Any, Any, Scale]:
+    def scale(w: jax.Array, factors: jax.Array | None) -> tuple[Any, Any, Scale]:
+        w = smooth_weights(assigned, w, factors)
         low, high = WEIGHT_RANGES[spec.range](w, shape, spec.format, spec.symmetric)
         return low, high, Scale(*choose_scale(low, high, spec.format, spec.symmetric))
 
-    low, high, found = assigned.each_round(scale)(operand)
+    low, high, found = assigned.each_round(scale)(operand, state.get("smoothing"))
     if not isinstance(low, jax.core.Tracer):
         check_range(low, high, assigned.site.name)
     return found
 
 
-def no_observations(sites: Mapping[str, Assigned]) -> dict[str, PyTree]:
-    """The observers' states before any batch, by site and role."""
+def no_observations(
+    sites: Mapping[str, Assigned], smoothing: Smoothing | None = None
+) -> dict[str, PyTree]:
+    """The observers' states before any batch, by site and role, with the sites' smoothing."""
     return {
-        name: {
+        name: _smoothing_of(name, smoothing)
+        | {
             role.name: jax.tree.map(
                 lambda leaf, loops=each.site.loops: jnp.broadcast_to(leaf, (*loops, *leaf.shape)),
                 OBSERVERS[role.spec.observer]().init(),
@@ -111,14 +124,13 @@ def observations(
 
     def hook(contract: Contraction, operands: Any, state: PyTree) -> tuple[Any, PyTree]:
         assigned = sites[contract.site.name]
+        seen = smoothed(assigned, operands, state)
         after = {
-            role.name: OBSERVERS[role.spec.observer]().update(
-                state[role.name], operands[role.operand]
-            )
+            role.name: OBSERVERS[role.spec.observer]().update(state[role.name], seen[role.operand])
             for role in assigned.roles
             if not isinstance(role.spec, Weights)
         }
-        return contract(*operands), after
+        return contract(*operands), state | after
 
     return rewrite(graph, hook)(params, states, *inputs)[1]
 
@@ -141,22 +153,30 @@ def activation_scales(sites: Mapping[str, Assigned], states: Mapping[str, PyTree
 
 
 def _activation_scale(assigned: Assigned, role: Role, state: PyTree) -> Scale:
-    spec, shape = role.spec, assigned.scale_shape(role)
+    spec, loops = role.spec, assigned.site.loops
     assert not isinstance(spec, Weights)
-    observer = OBSERVERS[spec.observer]()
-
-    def scale(state: PyTree) -> tuple[Any, Any, Scale]:
-        low, high = observer.range(state, spec.format, spec.symmetric)
-        found = choose_scale(low, high, spec.format, spec.symmetric)
-        return low, high, Scale(*jax.tree.map(lambda leaf: leaf.reshape(shape), found))
-
-    low, high, found = assigned.each_round(jax.jit(scale))(state)
+    low, high, found = _scale_of(state, spec, len(loops))
     check_range(low, high, assigned.site.name)
     if (np.asarray(low) == np.asarray(high)).any():
         raise ValueError(
             f"site {assigned.site.name!r} ({role.name}) saw nothing but zeros: its scale cannot be "
             "known; leave it float, or calibrate on other data"
         )
+    shape = (*loops, *assigned.scale_shape(role))
+    return Scale(*jax.tree.map(lambda leaf: leaf.reshape(shape), found))
+
+
+# One program for all sites that are calibrated alike.
+@partial(jax.jit, static_argnums=(1, 2))
+def _scale_of(state: PyTree, spec: Activations, loops: int) -> tuple[Any, Any, Any]:
+    def one(state: PyTree) -> tuple[Any, Any, Any]:
+        low, high = OBSERVERS[spec.observer]().range(state, spec.format, spec.symmetric)
+        return low, high, choose_scale(low, high, spec.format, spec.symmetric)
+
+    fn: Callable[..., Any] = one
+    for _ in range(loops):
+        fn = jax.vmap(fn)
+    found: tuple[Any, Any, Any] = fn(state)
     return found
 
 

@@ -11,16 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from slim.graph import Contraction, Graph, rewrite, site_parameters
+from slim.graph import Graph, site_parameters
 from slim.quant.gptq_core import gptq
 from slim.quant.hessian import input_hessian
 from slim.quant.integer import Quantized, convert
-from slim.quant.matrices import from_matrix, input_count, inputs, is_matmul, matrix
+from slim.quant.matrices import from_matrix, is_matmul, matrix, rows
 from slim.quant.numerics import QTensor
+from slim.quant.passes import measure_inputs
 from slim.quant.policy import Assigned
 from slim.quant.simulate import Scales
+from slim.quant.state import smooth_weights
 
 PyTree = Any
 
@@ -38,18 +39,10 @@ def input_hessians(
     Raises:
         ValueError: no batches.
     """
-
-    def hook(contract: Contraction, operands: Any, total: Any) -> tuple[Any, Any]:
-        assigned = sites[contract.site.name]
-        return contract(*operands), total + input_hessian(inputs(assigned, operands))
-
-    rewritten = rewrite(graph, hook)
-    observe = jax.jit(lambda params, totals, batch: rewritten(params, totals, *batch)[1])
-    totals, count = _zeros(sites), 0
-    for batch in batches:
-        totals, count = observe(params, totals, batch), count + 1
-    if count == 0:
-        raise ValueError("no calibration batches: GPTQ needs the inputs of at least one")
+    products = {name: assigned for name, assigned in sites.items() if is_matmul(assigned)}
+    totals, count = measure_inputs(
+        graph, products, params, batches, input_hessian, what="GPTQ needs the inputs of"
+    )
     return {name: total / count for name, total in totals.items()}
 
 
@@ -63,20 +56,37 @@ def convert_by_gptq(
     damping: float = 0.01,
     by_activation: bool = False,
 ) -> Quantized:
-    """As `convert`, but that matrix products' weights are rounded by GPTQ, others to nearest."""
+    """As `convert`, but that matrix products' weights are rounded by GPTQ, others to nearest.
+
+    Of a site with smoothing factors f, the inputs are x / f: their Hessian is H_ij / (f_i f_j).
+
+    Raises:
+        ValueError: a correction of one of them, which is of other weights.
+    """
     quantized = convert(graph, sites, params, scales)
     operands = site_parameters(graph, params)
     chosen = dict(quantized.sites)
     for name, hessian in hessians.items():
-        assigned, nearest = sites[name], quantized.sites[name]["weights"]
-        assert isinstance(nearest, QTensor)
+        assigned, state = sites[name], quantized.sites[name]
+        if "correction" in state:
+            raise ValueError(
+                f"site {name!r} has a correction, measured with weights rounded to nearest, which "
+                "GPTQ's are not: convert without it"
+            )
 
         def one(
-            w: jax.Array, q: QTensor, hessian: jax.Array, assigned: Assigned = assigned
+            w: jax.Array,
+            q: QTensor,
+            hessian: jax.Array,
+            factors: jax.Array | None,
+            assigned: Assigned = assigned,
         ) -> QTensor:
             zero = None if q.zero_point is None else matrix(assigned, q.zero_point)
+            if factors is not None:
+                inverse = 1 / rows(assigned, factors)[0]
+                hessian = hessian * inverse[:, None] * inverse
             found = gptq(
-                matrix(assigned, w),
+                matrix(assigned, smooth_weights(assigned, w, factors)),
                 hessian,
                 matrix(assigned, q.scale),
                 zero,
@@ -86,14 +96,7 @@ def convert_by_gptq(
             )
             return replace(q, values=from_matrix(assigned, found.values, w.shape))
 
-        found = assigned.each_round(one)(operands[name], nearest, hessian)
-        chosen[name] = {**chosen[name], "weights": found}
+        each = assigned.each_round(one)
+        found = each(operands[name], state["weights"], hessian, state.get("smoothing"))
+        chosen[name] = {**state, "weights": found}
     return quantized._replace(sites=chosen)
-
-
-def _zeros(sites: Mapping[str, Assigned]) -> dict[str, jax.Array]:
-    def zeros(assigned: Assigned) -> jax.Array:
-        size = input_count(assigned)
-        return jnp.zeros((*assigned.site.loops, size, size), jnp.float32)
-
-    return {name: zeros(assigned) for name, assigned in sites.items() if is_matmul(assigned)}

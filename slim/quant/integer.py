@@ -20,6 +20,7 @@ from slim.quant.numerics import QTensor, dequantize, fake_quantize, find_format,
 from slim.quant.policy import Assigned
 from slim.quant.products import has_product, product
 from slim.quant.simulate import Scale, Scales
+from slim.quant.state import corrected, smooth_weights, smoothed
 
 PyTree = Any
 
@@ -30,11 +31,12 @@ class Quantized(NamedTuple):
     Attributes:
         params: the float parameters that are left, in the tree's form; None in place of those that
             only quantized sites use.
-        sites: by site, the parameter as `weights: QTensor`, and activations' scales by role.
+        sites: by site, the parameter as `weights: QTensor`; activations' scales by role, smoothing
+            and correction as in `Scales`.
     """
 
     params: PyTree
-    sites: dict[str, dict[str, QTensor | Scale]]
+    sites: dict[str, dict[str, Any]]
 
 
 def convert(
@@ -58,9 +60,9 @@ def convert(
     operands = site_parameters(graph, params)
     converted = {}
     for name, given in scales.items():
-        made: dict[str, QTensor | Scale] = dict(given)
+        made = dict(given)
         if "weights" in given:
-            made["weights"] = _quantize(sites[name], operands[name], given["weights"])
+            made["weights"] = _quantize(sites[name], operands[name], given)
         converted[name] = made
     fed = [name for name, given in scales.items() if "weights" in given]
     kept = used_elsewhere(graph, fed)
@@ -69,22 +71,34 @@ def convert(
     return Quantized(rest, converted)
 
 
-def _quantize(assigned: Assigned, operand: jax.Array, scale: Scale) -> QTensor:
+def _quantize(assigned: Assigned, operand: jax.Array, state: Mapping[str, Any]) -> QTensor:
     assert assigned.weights is not None
     format = assigned.weights.format
 
-    def one(w: jax.Array, scale: Scale) -> QTensor:
-        return quantize(w, *scale, format)
+    def one(w: jax.Array, scale: Scale, factors: jax.Array | None) -> QTensor:
+        return quantize(smooth_weights(assigned, w, factors), *scale, format)
 
-    quantized: QTensor = assigned.each_round(one)(operand, scale)
+    each = assigned.each_round(one)
+    quantized: QTensor = each(operand, state["weights"], state.get("smoothing"))
     return quantized
 
 
-def execute(graph: Graph, sites: Mapping[str, Assigned]) -> Callable[..., Any]:
-    """`fn(quantized, *inputs, **kwargs)`: the function of `graph` on what `convert` gives."""
+def execute(
+    graph: Graph, sites: Mapping[str, Assigned], *, integers: bool = True
+) -> Callable[..., Any]:
+    """`fn(quantized, *inputs, **kwargs)`: the function of `graph` on what `convert` gives.
+
+    Args:
+        graph: of the evaluation function.
+        sites: what each site gets; see `assign`.
+        integers: whether products are of integers where that can be. If not, the same numbers are
+            multiplied as floats, and the function is differentiable by its inputs: straight
+            through the rounding.
+    """
 
     def hook(contract: Contraction, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
-        return run_site(contract, sites[contract.site.name], list(operands), given), given
+        assigned = sites[contract.site.name]
+        return run_site(contract, assigned, operands, given, integers=integers), given
 
     rewritten = rewrite(graph, hook)
 
@@ -97,27 +111,31 @@ def execute(graph: Graph, sites: Mapping[str, Assigned]) -> Callable[..., Any]:
 def run_site(
     contract: Contraction,
     assigned: Assigned,
-    operands: list[Any],
-    given: Mapping[str, QTensor | Scale],
+    operands: Sequence[Any],
+    given: Mapping[str, Any],
+    *,
+    integers: bool = True,
 ) -> jax.Array:
-    """One site on its float operands, and what `convert` made of it."""
+    """One site on its float operands, and what `convert` made of it; see `execute`."""
+    integers = integers and _in_integers(contract, assigned)
+    operands = smoothed(assigned, operands, given)
     stored: list[QTensor | None] = [None, None]
     for role in assigned.roles:
-        held = given[role.name]
+        held: QTensor | Scale = given[role.name]
         if isinstance(held, QTensor):
             stored[role.operand] = held
-        elif _in_integers(contract, assigned):
+        elif integers:
             stored[role.operand] = quantize(operands[role.operand], *held, role.spec.format)
         else:
             operands[role.operand] = fake_quantize(operands[role.operand], *held, role.spec.format)
     lhs, rhs = stored
-    if lhs is not None and rhs is not None and _in_integers(contract, assigned):
-        return product(contract, lhs, rhs)
+    if integers and lhs is not None and rhs is not None:
+        return corrected(product(contract, lhs, rhs), given)
     for place, each in enumerate(stored):
         if each is not None:
             like: Any = contract.eqn.invars[place].aval
             operands[place] = dequantize(each, like.dtype)
-    return contract(*operands)
+    return corrected(contract(*operands), given)
 
 
 def _in_integers(contract: Contraction, assigned: Assigned) -> bool:

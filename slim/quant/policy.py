@@ -1,6 +1,6 @@
 """Which sites are quantized, and how: an ordered list of path patterns, first match wins."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -224,7 +224,11 @@ def assign(graph: Graph, policy: Policy) -> dict[str, Assigned]:
 
 def explain(graph: Graph, policy: Policy) -> str:
     """A line for each site and each parameter that stays float: what it got and why."""
-    found = assign(graph, policy)
+    return explain_sites(graph, assign(graph, policy))
+
+
+def explain_sites(graph: Graph, found: Mapping[str, Assigned]) -> str:
+    """As `explain`, of what sites have got already."""
     rows = [("site", "weights", "activations", "why")]
     rows += [
         (name, str(each.weights or "float"), str(each.activations or "float"), each.why)

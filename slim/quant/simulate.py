@@ -6,6 +6,7 @@
     fn(params, scales, *inputs)
 
 Scales are one more pytree beside the parameters, so they are trained, sharded and saved with them.
+Beside its scales a site may have smoothing factors and a correction; see `slim.quant.state`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import jax
 from slim.graph import Contraction, Graph, rewrite
 from slim.quant.numerics import fake_quantize
 from slim.quant.policy import Assigned
+from slim.quant.state import corrected, smoothed
 
 PyTree = Any
 
@@ -32,19 +34,32 @@ class Scale(NamedTuple):
     zero_point: jax.Array | None
 
 
-Scales = dict[str, dict[str, Scale]]
-"""By site, then by role: `weights` and `data`, or `lhs` and `rhs` of a product of activations."""
+Scales = dict[str, dict[str, Any]]
+"""By site, then by name:
+
+* a `Scale` for each role: `weights` and `data`, or `lhs` and `rhs` of a product of activations;
+* perhaps `smoothing`: float32 factors of the inputs, by which the data is divided and the parameter
+  multiplied before they are rounded (`smoothquant`, `awq`; made part of it by `calibrate`);
+* perhaps `correction`: float32, of a shape that broadcasts with the result, to which it is added
+  (`bias_correction`).
+
+Of a site inside scans each has the scans' lengths first.
+"""
 
 Rounding = Callable[[jax.Array, Scale, str], jax.Array]
 """(operand, its scale, the format's name) -> the operand rounded, with gradients to train by."""
+
+
+def _fixed(operand: jax.Array, scale: Scale, format: str) -> jax.Array:
+    return fake_quantize(operand, *scale, format)
 
 
 def simulate(
     graph: Graph,
     sites: Mapping[str, Assigned],
     *,
-    weights: Rounding = lambda x, scale, format: fake_quantize(x, *scale, format),
-    data: Rounding = lambda x, scale, format: fake_quantize(x, *scale, format),
+    weights: Rounding = _fixed,
+    data: Rounding = _fixed,
 ) -> Callable[..., Any]:
     """`fn(params, scales, *inputs, **kwargs)`: the function of `graph`, quantized.
 
@@ -57,13 +72,8 @@ def simulate(
     """
 
     def hook(contract: Contraction, operands: Sequence[Any], scales: Any) -> tuple[Any, Any]:
-        rounded = list(operands)
-        for role in sites[contract.site.name].roles:
-            rounding = weights if role.name == "weights" else data
-            rounded[role.operand] = rounding(
-                operands[role.operand], scales[role.name], role.spec.format
-            )
-        return contract(*rounded), scales
+        assigned = sites[contract.site.name]
+        return simulate_site(contract, assigned, operands, scales, weights, data), scales
 
     rewritten = rewrite(graph, hook)
 
@@ -71,3 +81,19 @@ def simulate(
         return rewritten(params, scales, *inputs, **kwargs)[0]
 
     return fn
+
+
+def simulate_site(
+    contract: Contraction,
+    assigned: Assigned,
+    operands: Sequence[Any],
+    state: Mapping[str, Any],
+    weights: Rounding = _fixed,
+    data: Rounding = _fixed,
+) -> Any:
+    """One site on its float operands: smoothed, rounded as `simulate` says, and corrected."""
+    rounded = smoothed(assigned, operands, state)
+    for role in assigned.roles:
+        rounding = weights if role.name == "weights" else data
+        rounded[role.operand] = rounding(rounded[role.operand], state[role.name], role.spec.format)
+    return corrected(contract(*rounded), state)

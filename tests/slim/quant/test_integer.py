@@ -9,74 +9,11 @@ from slim import models
 from slim.graph import rewrite, trace
 from slim.quant.calibrate import calibrate
 from slim.quant.integer import convert, execute, run_site
-from slim.quant.numerics import fake_quantize
+from slim.quant.numerics import dequantize, fake_quantize
 from slim.quant.policy import Activations, Policy, Rule, Weights, assign
 from slim.quant.simulate import simulate
+from tests.slim.quant.programs import KEY, PROGRAMS, normal
 
-KEY = jax.random.key(0)
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.fold_in(KEY, seed), shape)
-
-
-def dense(p, x):
-    return x @ p["w"] + p["b"]
-
-
-def left(p, x):
-    return jnp.einsum("io,bti->bto", p["w"], x)
-
-
-def heads(p, x):
-    return jnp.einsum("bi,ihd->bhd", x, p["w"])
-
-
-def batched(p, x):
-    return jnp.einsum("ebi,eio->ebo", x, p["w"])
-
-
-def conv(strides=(1, 1), padding="SAME", groups=1, **options):
-    def fn(p, x):
-        return jax.lax.conv_general_dilated(
-            x,
-            p["w"],
-            strides,
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-            **options,
-        )
-
-    return fn
-
-
-def stack(p, x):
-    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["w"])[0]
-
-
-def attention(p, x):
-    q = x @ p["w"]
-    return jax.nn.softmax(q @ x.T) @ x
-
-
-PROGRAMS = {
-    "dense": (dense, {"w": (16, 8), "b": (8,)}, (4, 16)),
-    "left": (left, {"w": (16, 8)}, (2, 3, 16)),
-    "heads": (heads, {"w": (16, 2, 4)}, (5, 16)),
-    "batched": (batched, {"w": (3, 16, 4)}, (3, 5, 16)),
-    "conv": (conv(), {"w": (3, 3, 16, 8)}, (2, 6, 6, 16)),
-    "strided": (conv((2, 2), ((1, 2), (0, 3))), {"w": (3, 3, 16, 8)}, (2, 7, 7, 16)),
-    "depthwise": (conv(groups=16), {"w": (3, 3, 1, 16)}, (2, 6, 6, 16)),
-    "dilated": (conv(rhs_dilation=(2, 2)), {"w": (3, 3, 16, 8)}, (2, 8, 8, 16)),
-    "transposed": (
-        conv(padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)),
-        {"w": (3, 3, 16, 8)},
-        (2, 4, 4, 16),
-    ),
-    "stack": (stack, {"w": (3, 16, 16)}, (4, 16)),
-    "attention": (attention, {"w": (16, 16)}, (4, 16)),
-}
 SPECS = {
     "w8a8": (Weights(), Activations()),
     "w8a8 symmetric": (Weights(), Activations(symmetric=True)),
@@ -146,6 +83,22 @@ def test_the_product_is_of_integers(program):
     quantized = convert(graph, sites, params, calibrate(graph, sites, params, [(x,)]))
     text = str(jax.make_jaxpr(execute(graph, sites))(quantized, x))
     assert "preferred_element_type=int32" in text
+
+
+def test_floats_of_the_same_numbers_have_a_gradient():
+    w, x = normal(0, 16, 8), normal(1, 4, 16)
+    graph = trace(lambda p, x: x @ p["w"], {"w": w}, x)
+    sites = assign(graph, Policy())
+    small = convert(graph, sites, {"w": w}, calibrate(graph, sites, {"w": w}, [(x,)]))
+    floats = execute(graph, sites, integers=False)
+    assert "int32" not in str(jax.make_jaxpr(floats)(small, x)).split("dot_general", 1)[1]
+    np.testing.assert_allclose(
+        floats(small, x), execute(graph, sites)(small, x), rtol=1e-5, atol=1e-5
+    )
+    direction = normal(2, 4, 8)
+    gradient = jax.grad(lambda x: (floats(small, x) * direction).sum())(x)
+    rounded = dequantize(small.sites["w"]["weights"])
+    np.testing.assert_allclose(gradient, direction @ rounded.T, rtol=1e-5, atol=1e-5)
 
 
 SLOW = ("resnet20", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "vit_ti")
