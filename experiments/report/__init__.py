@@ -15,10 +15,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from experiments.report.bits import Mixed
 from experiments.report.curves import curves
 from experiments.report.layout import terminal
 from experiments.report.machine import this_machine
 from experiments.report.pages import report_page, sweep_page
+from experiments.report.plots.bits import bits_figure, pareto_figure
 from experiments.report.plots.costs import report_costs, sweep_costs
 from experiments.report.plots.curves import training_curves
 from experiments.report.plots.seeds import seeds_figure
@@ -49,6 +51,7 @@ __all__ = [
     "SENSITIVITY",
     "Curve",
     "Machine",
+    "Mixed",
     "Report",
     "Result",
     "Shape",
@@ -62,6 +65,7 @@ __all__ = [
     "table",
     "this_machine",
     "write",
+    "write_mixed",
     "write_sensitivity",
     "write_sweep",
 ]
@@ -134,6 +138,17 @@ def write_sensitivity(sensitivity: Sensitivity, score: str, directory: Path | st
         SENSITIVITY: sensitivity.to_json().encode(),
     }
     _write(files, Path(directory))
+
+
+def write_mixed(mixed: Mixed, directory: Path) -> None:
+    """Writes `mixed.json`, `bits.png` and `pareto.png`, each whole or not at all.
+
+    Where no site has weights there are no bits to show.
+    """
+    files = {"mixed.json": to_json(mixed).encode(), "pareto.png": _png(pareto_figure(mixed))}
+    if any(each.bits is not None for each in mixed.chosen.values()):
+        files["bits.png"] = _png(bits_figure(mixed))
+    _write(files, directory)
 
 
 def to_json(document: Document) -> str:
