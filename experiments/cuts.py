@@ -1,38 +1,73 @@
-"""What makes a network smaller than its config says: cuts of its widths, and of its depth.
+"""What makes a network smaller than its config says: cuts of its widths, its depth and its bits.
 
-Each kind knows how variables, and functions of them, shrink; a network that was cut several times
+Each kind knows how variables, and functions of them, change; a network that was cut several times
 is its functions cut by each in turn.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from slim import graph
-from slim.graph import Graph, Plan
+from slim.graph import Folding, Graph, Plan
 from slim.prune import DepthPlan, drop_blocks, drop_params
+from slim.quant import Quantization, execute, restore
 
 PyTree = Any
 
-Cut = Plan | DepthPlan
-"""Channels, heads and hidden units; or whole residual blocks."""
+Cut = Plan | DepthPlan | Folding | Quantization
+"""Channels, heads and hidden units; whole residual blocks; norms, folded into the products before
+them; floats, after which nothing else can be cut."""
+
+KINDS: Mapping[str, Callable[[str], Cut]] = {
+    kind.KIND: kind.from_json for kind in (DepthPlan, Folding, Quantization)
+}
 
 
-def shrink(cut: Cut, tree: PyTree) -> PyTree:
+def shrink(cut: Plan | DepthPlan, tree: PyTree) -> PyTree:
     """Variables, masks or shapes after the cut; dicts lose the entries of what was left out."""
     if isinstance(cut, Plan):
         return graph.shrink(cut, tree)
     return _without_none(drop_params(cut.blocks, tree))
 
 
-def replay(traced: Graph, cut: Cut) -> Callable[..., Any]:
-    """The function of a graph, for the variables that `shrink` gives.
+def apply(cut: Cut, variables: PyTree, before: Callable[[], Graph]) -> PyTree:
+    """Variables after the cut.
+
+    Args:
+        cut: what to cut.
+        variables: of the network before it.
+        before: gives that network's graph.
+
+    Raises:
+        ValueError: of a quantization, which takes calibration.
+    """
+    if isinstance(cut, Quantization):
+        raise ValueError("a quantized network's variables follow from its calibration alone")
+    if isinstance(cut, Folding):
+        return graph.fold_params(before(), cut, variables)
+    return shrink(cut, variables)
+
+
+def replay(traced: Graph, cut: Cut, *, integers: bool = True) -> Callable[..., Any]:
+    """The function of a graph, for the variables after the cut.
+
+    Args:
+        traced: the function before it.
+        cut: what to cut.
+        integers: where it is quantized, whether products are of integers; else the same in floats.
 
     Raises:
         ValueError: the cut is of another model.
     """
     if isinstance(cut, Plan):
         return graph.replay(traced, cut)
+    if isinstance(cut, Folding):
+        return graph.folded(traced, cut)
+    if isinstance(cut, Quantization):
+        assigned = cut.on(traced)
+        run = execute(traced, assigned, integers=integers)
+        return lambda variables, *inputs: run(restore(assigned, variables), *inputs)
     small = drop_blocks(traced, [block.name for block in cut.blocks])
     return lambda *args: _without_none(small(*args))
 
@@ -43,9 +78,7 @@ def from_json(text: str) -> Cut:
     Raises:
         ValueError: it is none.
     """
-    if json.loads(text).get("kind") == DepthPlan.KIND:
-        return DepthPlan.from_json(text)
-    return Plan.from_json(text)
+    return KINDS.get(json.loads(text).get("kind"), Plan.from_json)(text)
 
 
 def _without_none(tree: PyTree) -> PyTree:

@@ -9,13 +9,15 @@ from jax.sharding import Mesh
 
 from experiments import mesh as meshes
 from experiments.data.dataset import Dataset
-from experiments.network import Network, Variables, pixels
+from experiments.network import Trainable, Variables, pixels
 from slim.measure import classification
 
 PyTree = Any
 
 
-def make(network: Network, dataset: Dataset, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
+def make(
+    network: Trainable, dataset: Dataset, mesh: Mesh
+) -> Callable[[Variables], dict[str, float]]:
     """A function from variables to loss, top-1, macro-F1 and calibration error."""
 
     @jax.jit

@@ -82,11 +82,11 @@ class Measures(Schema):
     """Share of the images that get the same label as from the first model, right or wrong; NaN in
     reports of before it was measured."""
     parameters: int
-    """Entries of `variables["params"]`."""
+    """Entries of `variables["params"]`, and of the weights that are integers."""
     nonzero_parameters: int
     """Those that are not 0."""
     size_bytes: int
-    """Bytes of all variables, batch statistics too, as their types store them; zeros count."""
+    """Bytes of all variables, statistics and scales too, as a file holds them; zeros count."""
     macs: int
     """Multiply-accumulates of the contractions for one image, padding included (analytic)."""
     flops: int
@@ -126,11 +126,15 @@ class Measured:
             that differ in values alone the same (or an equal) function, and they share programs.
         variables: what `predict` reads: `params`, and whatever else (`batch_stats`), on the devices
             that `put` places batches on.
+        differentiable: as `predict`, for attacks, which need gradients; None: `predict` has them.
+        weights: what parameters are counted in; None: `variables["params"]`.
     """
 
     name: str
     predict: Predict
     variables: PyTree
+    differentiable: Predict | None = None
+    weights: PyTree | None = None
 
 
 def measure(
@@ -169,9 +173,10 @@ def measure(
 
 def _size(model: Measured) -> dict[str, Any]:
     """The measures that need nothing but the variables."""
+    weights = model.variables["params"] if model.weights is None else model.weights
     return {
-        "parameters": size.entries(model.variables["params"]),
-        "nonzero_parameters": size.nonzero(model.variables["params"]),
+        "parameters": size.entries(weights),
+        "nonzero_parameters": size.nonzero(weights),
         "size_bytes": size.stored_bytes(model.variables),
     }
 
@@ -232,7 +237,10 @@ def _quality(
     update = jax.jit(classification.update)
     agreeing = jax.jit(classification.agreeing)
     forward = _forward(models)
-    conditions = {predict: _conditions(predict, config) for predict in forward}
+    conditions = {
+        model.predict: _conditions(model.differentiable or model.predict, config)
+        for model in models
+    }
     scores: dict[str, Confusion] = {}
     agreed: dict[str, Any] = {model.name: 0.0 for model in models}
     under: dict[str, dict[str, Confusion]] = {model.name: {} for model in models}

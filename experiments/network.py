@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,23 @@ from experiments.precision import Precision
 from experiments.schema import ConfigError
 from slim import models, paths
 from slim.graph import Graph, trace
+from slim.quant import Quantization, restore
+from slim.quant.numerics import QTensor
 
 PyTree = Any
 Variables = dict[str, PyTree]
+
+
+class Trainable(Protocol):
+    """What the trainer needs of a network."""
+
+    def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits in evaluation."""
+
+    def train(
+        self, variables: Variables, images: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Variables]:
+        """Logits in training, and the collections that training changes."""
 
 
 def unpack(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -68,15 +82,20 @@ class Network:
     before: "Network | None" = None
 
     def init(self, key: jax.Array) -> Variables:
-        """Fresh variables, at the sizes that the plans left."""
-        variables = dict(self.module.init(key, self._normalize(self._sample()), train=False))
-        variables["params"] = _cast(variables["params"], self.storage)
-        for plan in self.plans:
-            variables = cuts.shrink(plan, variables)
-        return variables
+        """Fresh variables, at the sizes that the plans left.
+
+        Raises:
+            ValueError: the network is quantized, and its integers follow from calibration alone.
+        """
+        if self.before is None:
+            variables = dict(self.module.init(key, self._normalize(self._sample()), train=False))
+            return variables | {"params": _cast(variables["params"], self.storage)}
+        return cuts.apply(self.plans[-1], self.before.init(key), self.before.graph)
 
     def abstract(self) -> Variables:
         """The variables' shapes and types, at no cost."""
+        if self.plans and isinstance(self.plans[-1], Quantization):
+            return dict(self.plans[-1].abstract())
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def shrunk(self, plans: Iterable[Cut]) -> "Network":
@@ -107,6 +126,14 @@ class Network:
         logits: jax.Array = self._replayed("_predict")(variables, images)
         return logits
 
+    def differentiable(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits as `predict` gives them, to rounding, through which images get gradients.
+
+        Those of integers pass straight through the rounding.
+        """
+        logits: jax.Array = self._replayed("_differentiable")(variables, images)
+        return logits
+
     def train(
         self, variables: Variables, images: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
@@ -114,9 +141,27 @@ class Network:
         result: tuple[jax.Array, Variables] = self._replayed("_train")(variables, images, key)
         return result
 
+    def weights(self, variables: Variables) -> PyTree:
+        """The parameters, each once, as numbers one may count: of integers the integers."""
+        if not (self.plans and isinstance(self.plans[-1], Quantization) and self.before):
+            return variables["params"]
+        assigned = self.plans[-1].on(self.before.graph())
+        whole = restore(assigned, variables)
+        kept = paths.flatten(whole.params)
+        integers = {}
+        for name, entries in whole.sites.items():
+            path = next((path for path in assigned[name].site.operands if path), None)
+            if isinstance(q := entries.get("weights"), QTensor) and path not in kept:
+                integers[path] = q.values
+        return whole.params.get("params", {}), integers
+
     def graph(self) -> Graph:
         """The trace of `predict`, for one image."""
         return trace(self.predict, self.abstract(), self._sample())
+
+    def train_graph(self) -> Graph:
+        """The trace of `train`, for one image."""
+        return trace(self.train, self.abstract(), self._sample(), jax.random.key(0))
 
     def _replayed(self, name: str) -> Callable[..., Any]:
         """The module's function of that name, cut as the plans say."""
@@ -126,7 +171,9 @@ class Network:
         if name not in self._programs:
             data = [self._sample()] + ([jax.random.key(0)] if name == "_train" else [])
             traced = trace(self.before._replayed(name), self.before.abstract(), *data)
-            self._programs[name] = cuts.replay(traced, self.plans[-1])
+            self._programs[name] = cuts.replay(
+                traced, self.plans[-1], integers=name != "_differentiable"
+            )
         return self._programs[name]
 
     @cached_property
@@ -139,6 +186,8 @@ class Network:
 
     def _predict(self, variables: Variables, images: jax.Array) -> Any:
         return self.module.apply(_computed(variables), self._normalize(images), train=False)
+
+    _differentiable = _predict
 
     def _train(
         self, variables: Variables, images: jax.Array, key: jax.Array

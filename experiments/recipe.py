@@ -176,7 +176,17 @@ def _check_order(recipe: Recipe) -> None:
     has_model = False
     names: set[str] = set()
     kinds: set[str] = set()
+    integers: str | None = None
     for stage in recipe.stages:
+        if integers and stage.stage.needs_floats:
+            raise ConfigError(
+                f"stages: {stage.name!r} needs float weights, and {integers!r} before it made them "
+                f"integers; put it before {integers!r}, whose field epochs trains what is quantized"
+            )
+        if not (stage.stage.needs_model or stage.stage.needs_floats):
+            integers = None
+        if stage.stage.quantizes:
+            integers = stage.name
         if stage.name in names:
             raise ConfigError(
                 f"stages: {stage.name!r} stands twice; give the second another name, and its "

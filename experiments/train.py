@@ -26,7 +26,7 @@ from experiments.data.dataset import Dataset
 from experiments.divergence import Diverged
 from experiments.logs import RunLog
 from experiments.logs.window import Window
-from experiments.network import Network, Variables, pixels
+from experiments.network import Trainable, Variables, pixels
 from experiments.precision import Precision
 from experiments.preemption import Preempted, Preemption
 from experiments.schema import Schema
@@ -90,7 +90,7 @@ class Job:
     Attributes:
         name: the stage's name, which labels logs.
         directory: where checkpoints and logs go.
-        network: the model.
+        network: the model, or what trains like one.
         dataset: batches to train and to evaluate on.
         augment: from the config's list.
         config: what decides the result.
@@ -104,7 +104,7 @@ class Job:
 
     name: str
     directory: Path
-    network: Network
+    network: Trainable
     dataset: Dataset
     augment: Augment
     config: TrainConfig

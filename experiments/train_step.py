@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from experiments.network import Network, Variables, pixels
+from experiments.network import Trainable, Variables, pixels
 from experiments.optimizers import OptimizerConfig
 from experiments.precision import LossScale, cast
 
@@ -88,7 +88,7 @@ def result(state: TrainState) -> Variables:
 
 
 def make_step(
-    network: Network,
+    network: Trainable,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     config: StepConfig,
@@ -155,7 +155,7 @@ def all_finite(tree: PyTree) -> PyTree:
 
 
 def gradients(
-    network: Network,
+    network: Trainable,
     config: StepConfig,
     augment: Augment,
     state: TrainState,

@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 
-from experiments.stages import depth, evaluate, finetune, load, prune, sensitivity, shrink, train
+from experiments.stages import (
+    depth,
+    evaluate,
+    finetune,
+    load,
+    prune,
+    quantize,
+    sensitivity,
+    shrink,
+    train,
+)
 from experiments.stages.stage import Context, Model, Result, Stage
 
 STAGES: Mapping[str, Stage] = {
@@ -13,6 +23,7 @@ STAGES: Mapping[str, Stage] = {
     "shrink": shrink.STAGE,
     "depth": depth.STAGE,
     "finetune": finetune.STAGE,
+    "quantize": quantize.STAGE,
     "evaluate": evaluate.STAGE,
 }
 

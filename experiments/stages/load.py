@@ -77,4 +77,4 @@ def check_same(expected: Any, found: Any, what: str) -> None:
             )
 
 
-STAGE = Stage(LoadConfig, run, needs_model=False)
+STAGE = Stage(LoadConfig, run, needs_model=False, needs_floats=False)

@@ -21,6 +21,8 @@ from experiments.precision import Precision
 from experiments.preemption import Preemption
 from experiments.schema import Schema
 from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
+from slim.graph import Plan
+from slim.prune import DepthPlan
 
 PyTree = Any
 
@@ -39,7 +41,7 @@ class Model(NamedTuple):
     masks: PyTree | None = None
     plans: tuple[Cut, ...] = ()
 
-    def cut(self, plan: Cut) -> "Model":
+    def cut(self, plan: Plan | DepthPlan) -> "Model":
         """The model after one more cut."""
         masks = self.masks
         if masks is not None:
@@ -110,6 +112,8 @@ class Stage(NamedTuple):
         run: from the context, the config and the model before it (None where there is none).
         needs_model: whether there must be one.
         requires: from the config, the kinds of stages that must stand before it.
+        needs_floats: whether the model before it must not be quantized.
+        quantizes: whether its model is.
         version: goes into the key of its results; raised when it computes something else.
     """
 
@@ -117,6 +121,8 @@ class Stage(NamedTuple):
     run: Callable[[Context, Any, Model | None], Result]
     needs_model: bool
     requires: Callable[[Any], Iterable[str]] = lambda config: ()
+    needs_floats: bool = True
+    quantizes: bool = False
     version: int = 1
 
 

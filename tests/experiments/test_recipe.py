@@ -44,6 +44,10 @@ def test_a_config_resolves_to_what_its_fields_do():
         ({"stages": ()}, r"stages = \(\)"),
         ({"stages": ("train", "prun")}, r"stages: unknown name 'prun'; did you mean 'prune'\?"),
         ({"stages": ("prune",)}, r"'prune' needs a model.*put train or load before it"),
+        (
+            {"stages": ("train", "quantize", "finetune")},
+            r"'finetune' needs float weights, and 'quantize' before it .* epochs trains",
+        ),
         ({"stages": ("train", "train")}, r"'train' stands twice.*kind = 'train'"),
         ({"train": {"lrr": 1.0}}, r"train: unknown name 'lrr'; did you mean 'lr'\?"),
         ({"train": {"optimizer": "sdg"}}, r"train\.optimizer.*unknown name 'sdg'.*'sgd'"),

@@ -25,6 +25,7 @@ class Stages:
     Attributes:
         model: fresh variables, on the mesh.
         network: of the whole model.
+        dataset: the images.
     """
 
     def __init__(self, directory: Path, model: dict[str, Any], module: nn.Module | None) -> None:
@@ -32,7 +33,7 @@ class Stages:
         self._fields = fields | {"data": fields["data"] | {"eval_batch_size": 8}}
         self._directory, self._numbers, self._module = directory, itertools.count(), module
         context = self._context("train", {})
-        self.network = context.network
+        self.network, self.dataset = context.network, context.dataset
         variables = jax.jit(self.network.init)(jax.random.key(0))
         self.model = Model(jax.device_put(variables, meshes.replicated(context.mesh)))
 

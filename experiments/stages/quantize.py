@@ -1,0 +1,212 @@
+"""Makes the model's weights and activations integers: after calibration, or after training so."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import report
+from experiments.network import Network, Variables, pixels
+from experiments.schema import refused
+from experiments.simulated import SimulatedNetwork
+from experiments.stages import evidence, mixed
+from experiments.stages.quantize_config import SMOOTHINGS, QuantizeConfig
+from experiments.stages.stage import Context, Model, Result, Stage, make_job
+from experiments.train import fit
+from slim import graph, paths, quant
+from slim.graph import Graph
+from slim.prune import keep_masks
+from slim.quant import Assigned, Option, Quantization, Scales, gptq
+from slim.quant.stored import specs_of
+
+PyTree = Any
+
+Batches = list[tuple[jax.Array]]
+
+LOG = logging.getLogger("slim")
+
+
+def run(context: Context, config: QuantizeConfig, model: Model | None) -> Result:
+    """Calibrates, trains if there are epochs, and converts to integers.
+
+    Raises:
+        ConfigError: the policy does not fit the model, or the calibration found what no scale fits.
+    """
+    assert model is not None
+    if config.fold:
+        model = _folded(context, model)
+    network = context.network.shrunk(model.plans)
+    traced = network.graph()
+    variables, seconds = model.variables, None
+    batches = _images(context, config.batches)
+    assigned, scales = _calibrated(context, config, traced, variables, batches)
+    if config.reestimate:
+        variables = _reestimated(network, assigned, variables, scales, batches)
+    if config.epochs:
+        variables, scales, seconds = _train(context, config, model, network, assigned, scales)
+    with refused(context.name):
+        if config.rounding == "gptq":
+            hessians = gptq.input_hessians(traced, assigned, variables, batches)
+            integers = gptq.convert_by_gptq(traced, assigned, variables, scales, hessians)
+        else:
+            integers = quant.convert(traced, assigned, variables, scales)
+    stored = quant.store(integers)
+    made = Model(stored, plans=(*model.plans, Quantization.of(assigned, stored)))
+    if config.rounding == "nearest":
+        _compare(context, network, assigned, (variables, scales), made)
+    return Result(made, seconds=seconds)
+
+
+def _folded(context: Context, model: Model) -> Model:
+    """The model with its batch norms folded into the products before them."""
+    before = context.network.shrunk(model.plans).graph()
+    folding = graph.find_folding(before)
+    if not folding.sites:
+        return model
+    LOG.info("%s: folded the norms after %d products", context.name, len(folding.sites))
+    variables = graph.fold_params(before, folding, model.variables)
+    masks = model.masks
+    if masks is not None:
+        known = paths.flatten(masks)
+        masks = paths.map_with_path(
+            lambda path, leaf: known.get(path, jnp.ones(leaf.shape, bool)), variables["params"]
+        )
+    return Model(variables, masks, (*model.plans, folding))
+
+
+def _explain(context: Context, traced: Graph, assigned: dict[str, Assigned]) -> None:
+    """Logs what sites got; `explain.txt` has the parameters that stay float too."""
+    lines = quant.explain_sites(traced, assigned).splitlines()
+    for line in lines[: 1 + len(assigned)]:
+        LOG.info("%s: %s", context.name, line)
+    if jax.process_index() == 0:
+        (context.directory / "explain.txt").write_text("\n".join(lines) + "\n")
+
+
+def _calibrated(
+    context: Context, config: QuantizeConfig, traced: Graph, variables: Variables, batches: Batches
+) -> tuple[dict[str, Assigned], Scales]:
+    """What each site gets, and its scales."""
+    options = {}
+    for weights in config.mixed.formats if config.mix else (config.weights,):
+        with refused(context.name):
+            assigned = quant.assign(traced, config.policy(weights))
+            scales = _calibrate(config, traced, assigned, variables, batches)
+        options[weights] = Option(assigned, scales)
+    if config.mix:
+        assigned, scales = _mixed(context, config, traced, variables, options)
+    _explain(context, traced, assigned)
+    return assigned, scales
+
+
+def _mixed(
+    context: Context,
+    config: QuantizeConfig,
+    traced: Graph,
+    variables: Variables,
+    options: dict[str, Option],
+) -> tuple[dict[str, Assigned], Scales]:
+    """The options' formats that cost least accuracy; leaves a record and pictures of the choice."""
+    count = -(-config.mixed.images // context.dataset.batch_size)
+    batches = [
+        (pixels(batch["image"]), batch["label"])
+        for batch in evidence.training_batches(context, count)
+    ]
+    chosen, record = mixed.choose_formats(
+        config.mixed, traced, variables, options, batches, field=f"{context.name}.mixed"
+    )
+    if jax.process_index() == 0:
+        report.write_mixed(record, context.directory)
+    return chosen, quant.mix(options, record.best.formats)[1]
+
+
+def _calibrate(
+    config: QuantizeConfig,
+    traced: Graph,
+    assigned: dict[str, Assigned],
+    variables: Variables,
+    batches: Batches,
+) -> Scales:
+    """Smoothing, scales and corrections, as the config asks."""
+    smoothing = SMOOTHINGS[config.smoothing](traced, assigned, variables, batches)
+    scales = quant.calibrate(traced, assigned, variables, batches, smoothing=smoothing)
+    if not config.correct_bias:
+        return scales
+    return quant.bias_correction(traced, assigned, variables, scales, batches)
+
+
+def _reestimated(
+    network: Network,
+    assigned: dict[str, Assigned],
+    variables: Variables,
+    scales: Scales,
+    batches: Batches,
+) -> Variables:
+    """Variables with the batch statistics that the quantized model has."""
+    specs = specs_of(assigned)
+    simulated = SimulatedNetwork(network, specs, "fixed", frozen=False)
+    joined = simulated.join(variables, scales)
+    key = jax.random.key(0)
+    found = quant.reestimate(
+        lambda joined, images: simulated.train(joined, images, key), joined, batches
+    )
+    return simulated.split(found)[0]
+
+
+def _images(context: Context, count: int) -> Batches:
+    return [(pixels(batch["image"]),) for batch in evidence.training_batches(context, count)]
+
+
+def _train(
+    context: Context,
+    config: QuantizeConfig,
+    model: Model,
+    network: Network,
+    assigned: dict[str, Assigned],
+    scales: Scales,
+) -> tuple[Variables, Scales, float]:
+    """Variables and scales after quantization-aware training, and its seconds."""
+    simulated = SimulatedNetwork(
+        network, specs_of(assigned), config.trained, config.freeze_batch_norm
+    )
+    variables = simulated.join(model.variables, scales)
+    masks = model.masks
+    if masks is not None:
+        vectors = jax.tree.map(lambda v: jnp.ones(v.shape, bool), variables["params"]["scales"])
+        masks = {**masks, "scales": vectors}
+
+    def wrap(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+        del steps
+        return optimizer if masks is None else keep_masks(optimizer, masks)
+
+    job = dataclasses.replace(make_job(context, config, wrap=wrap), network=simulated)
+    outcome = fit(job, variables, context.preemption)
+    trained, scales = simulated.split(outcome.variables)
+    return trained, scales, outcome.seconds
+
+
+def _compare(
+    context: Context,
+    network: Network,
+    assigned: dict[str, Assigned],
+    floats: tuple[Variables, Scales],
+    made: Model,
+) -> None:
+    """Says how near the integers are to what was simulated, on one batch of images."""
+    ((images,),) = _images(context, 1)
+    simulated = jax.jit(quant.simulate(network.graph(), assigned))(*floats, images)
+    integers = jax.jit(context.network.shrunk(made.plans).predict)(made.variables, images)
+    LOG.info(
+        "%s: integers agree with the simulation on %.2f%% of %d images; logits differ by at most "
+        "%.2g",
+        context.name,
+        100 * float((simulated.argmax(-1) == integers.argmax(-1)).astype(jnp.float32).mean()),
+        images.shape[0],
+        float(jnp.abs(simulated - integers).max()),
+    )
+
+
+STAGE = Stage(QuantizeConfig, run, needs_model=True, quantizes=True)
