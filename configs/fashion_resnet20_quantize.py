@@ -17,6 +17,8 @@ from configs.fashion_resnet20 import BASELINE, data
 from experiments import recipe
 
 BITS = {"int8": ("int8", "int8"), "w4a8": ("int4", "int8"), "w4a4": ("int4", "int4")}
+CALIBRATIONS = {"minmax": ("minmax", "minmax"), "kl": ("mse", "kl"), "mse": ("mse", "mse")}
+"""How ranges of weights and of activations are chosen."""
 
 
 def get_config(text: str = "") -> ConfigDict:
@@ -30,3 +32,31 @@ def get_config(text: str = "") -> ConfigDict:
         load={"file": BASELINE},
         quantize={"lr": 0.005, "weight_decay": 1e-4},
     )
+
+
+def sweep() -> Iterator[dict[str, Any]]:
+    """Bits, each after three calibrations and after training for one pass over half the images.
+
+    The mixed ones have INT8 or INT4 weights at each site, at 60% of the bytes of INT8.
+    """
+    for bits, (weights, activations) in BITS.items():
+        formats = {"quantize.weights": weights, "quantize.activations": activations}
+        for name, (weight_range, observer) in CALIBRATIONS.items():
+            ranges = {"quantize.weight_range": weight_range, "quantize.observer": observer}
+            yield from _seeds(f"{bits}_{name}", {**formats, **ranges})
+        yield from _seeds(f"{bits}_trained", {**formats, "quantize.epochs": 1.0})
+    yield from _seeds("mixed_mse", {"quantize.mix": True})
+    yield from _seeds("mixed_trained", {"quantize.mix": True, "quantize.epochs": 1.0})
+
+
+def _seeds(name: str, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for seed in range(3):
+        yield {
+            "name": name,
+            "seed": seed,
+            "data.train_split": "train[:50%]",
+            "evaluate.latency_rounds": 5,
+            "evaluate.attacks": (),
+            "evaluate.corruptions": (),
+            **settings,
+        }

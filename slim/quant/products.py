@@ -12,7 +12,7 @@ from slim.graph import Contraction
 from slim.quant.numerics import QTensor
 from slim.quant.policy import Assigned, Weights
 
-INT32 = np.dtype(np.int32)
+INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
 def has_product(contract: Contraction, assigned: Assigned) -> bool:
@@ -147,7 +147,7 @@ def _conv(contract: Contraction, lhs: QTensor, rhs: QTensor) -> jax.Array:
         return array.reshape(features)
 
     if lhs.zero_point is None:
-        total = contract(lhs.values, rhs.values, preferred_element_type=INT32)
+        total = _convolved(contract, lhs.values, rhs.values)
     else:
         # Padding, and the holes of a dilated input, are zero: the zero point.
         zero = lhs.zero_point.reshape(())
@@ -157,10 +157,10 @@ def _conv(contract: Contraction, lhs: QTensor, rhs: QTensor) -> jax.Array:
         ):
             config[dim] = (low, high, dilation - 1)
         padded = jax.lax.pad(lhs.values, zero.astype(jnp.int8), config)
-        total = contract(
+        total = _convolved(
+            contract,
             padded,
             rhs.values,
-            preferred_element_type=INT32,
             padding=((0, 0),) * len(params["padding"]),
             lhs_dilation=(1,) * len(params["padding"]),
         )
@@ -168,3 +168,27 @@ def _conv(contract: Contraction, lhs: QTensor, rhs: QTensor) -> jax.Array:
         summed = kernel.sum([d for d in range(kernel.ndim) if d != numbers.rhs_spec[0]])
         total = total - zero * placed(summed)
     return total.astype(jnp.float32) * (lhs.scale.reshape(()) * placed(rhs.scale))
+
+
+def _convolved(contract: Contraction, lhs: jax.Array, rhs: jax.Array, **changes: Any) -> jax.Array:
+    """The convolution of int8 in int32.
+
+    XLA's CPU code of a convolution between few channels is 3 to 14 times slower in integers than in
+    floats (of more channels 1.5 times faster); float32 holds sums below 2^24 exactly.
+    """
+
+    def integers(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        total: jax.Array = contract(lhs, rhs, preferred_element_type=INT32, **changes)
+        return total
+
+    def floats(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        operands = (lhs.astype(FLOAT32), rhs.astype(FLOAT32))
+        total: jax.Array = contract(*operands, preferred_element_type=FLOAT32, **changes)
+        return total.astype(INT32)
+
+    spec = contract.eqn.params["dimension_numbers"].rhs_spec
+    outputs, inputs = rhs.shape[spec[0]], rhs.shape[spec[1]]
+    if inputs * outputs > 256 or rhs.size // outputs * 2**14 > 2**24:
+        return integers(lhs, rhs)
+    found: jax.Array = jax.lax.platform_dependent(lhs, rhs, cpu=floats, default=integers)
+    return found
