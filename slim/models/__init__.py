@@ -2,7 +2,8 @@
 
 Every model is called as `model.apply(variables, images, train=bool)`: images `(batch, height,
 width, channels)` of floats to float32 logits `(batch, num_classes)`. Parameters are float32;
-`dtype` is what convolutions and matrix products compute in.
+`dtype` is what convolutions and matrix products compute in. Those that read text and not images
+are in `slim.models.bert`.
 """
 
 import dataclasses
