@@ -11,6 +11,9 @@ min-max, KL and MSE, and trained.
 """
 
 
+from collections.abc import Iterator
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.fashion_resnet20 import BASELINE, data

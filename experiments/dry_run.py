@@ -14,19 +14,22 @@ from experiments.optimizers import build, learning_rate
 from experiments.precision import PRECISIONS, cast
 from experiments.recipe import PlannedStage, Recipe
 from experiments.report.quantities import count, size
-from experiments.schema import ConfigError
+from experiments.schema import ConfigError, refused
 from experiments.stages.prune import PruneConfig
+from experiments.stages.quantize_config import QuantizeConfig
 from experiments.stages.shrink import ShrinkConfig
 from experiments.train import TrainConfig
 from slim import graph, paths
 from slim.prune import full_masks, keep_masks
+from slim.quant import assign, explain_sites
 
 
 def check_model(recipe: Recipe, info: DataInfo) -> Network:
     """The network, after its shapes were checked against the data's.
 
     Raises:
-        ConfigError: the model cannot take the images, or the mesh's rules do not fit it.
+        ConfigError: the model cannot take the images, the mesh's rules do not fit it, or a stage's
+            quantization rules match none of its sites.
     """
     settings = recipe.settings
     net = network.build(settings.model, info, PRECISIONS[settings.precision])
@@ -39,6 +42,12 @@ def check_model(recipe: Recipe, info: DataInfo) -> Network:
     sizes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(variables["params"]).items()}
     grid = meshes.shape(settings.mesh, jax.device_count())
     meshes.parameter_specs(settings.mesh, sizes, grid)
+    for stage in recipe.stages:
+        if isinstance(stage.config, QuantizeConfig):
+            # Whether groups divide the parameters is known after the cuts before.
+            ungrouped = stage.config.model_copy(update={"group": 0})
+            with refused(stage.name):
+                assign(net.graph(), ungrouped.policy(stage.config.weights))
     return net
 
 
@@ -62,7 +71,9 @@ def describe(recipe: Recipe) -> str:
     if any(isinstance(stage.config, ShrinkConfig) for stage in recipe.stages):
         lines += _groups(traced)
     for stage in recipe.stages:
-        if isinstance(stage.config, TrainConfig):
+        if isinstance(stage.config, QuantizeConfig):
+            lines += _sites(stage.name, stage.config, traced)
+        if isinstance(stage.config, TrainConfig) and stage.config.epochs:
             lines.append(_training(recipe, stage, stage.config, net, info))
     return "\n".join(lines)
 
@@ -75,6 +86,16 @@ def _groups(traced: graph.Graph) -> list[str]:
     return [f"groups      {len(graph.groups(traced))} may be cut"] + [
         f"frozen      {len(names)}, {names[0]} first: {why}" for why, names in frozen.items()
     ]
+
+
+def _sites(name: str, config: QuantizeConfig, traced: graph.Graph) -> list[str]:
+    """What each site of the uncut model would get, and how many parameters stay float."""
+    with refused(name):
+        assigned = assign(traced, config.policy(config.weights))
+    lines = explain_sites(traced, assigned).splitlines()
+    sites, rest = lines[: 1 + len(assigned)], lines[1 + len(assigned) :]
+    others = f"{len(rest)} other parameters are in no contraction, and stay float"
+    return ["", f"{name}, of the model before any cut:", *sites, others, ""]
 
 
 def _training(

@@ -212,11 +212,18 @@ def _parts(rows: jax.Array, count: int) -> jax.Array:
 
 
 def _average(decay: float, state: TrainState, new: Variables) -> Variables:
-    """Moves the averages towards `new`, faster in the first steps: decay min(d, (1+t)/(10+t))."""
+    """Moves the averages towards `new`, faster in the first steps: decay min(d, (1+t)/(10+t)).
+
+    Integers (zero points) are taken as they are.
+    """
     if not state.average:
         return {}
     t = state.step.astype(jnp.float32)
     weight = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
-    return jax.tree.map(
-        lambda old, fresh: old + weight * (fresh.astype(old.dtype) - old), state.average, new
-    )
+
+    def moved(old: jax.Array, fresh: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return fresh
+        return old + weight * (fresh.astype(old.dtype) - old)
+
+    return jax.tree.map(moved, state.average, new)
