@@ -9,12 +9,13 @@
     effects = measure_sites(graph, params, options, batches)   each site quantized alone, each way
     best = allocate(effects.tables(costs), budget)             the best format for every site
     sites, scales = mix(options, best.formats)                 mixed precision
+    (sites, scales), _ = auto(options, effects, seconds, tolerance)   the fastest that is tolerable
 
 The graph may be of a Linen, NNX or plain function: nothing is wrapped, layers are not named but by
 the paths of their parameters.
 """
 
-from slim.quant.allocation import Allocation, Tables, allocate, pareto
+from slim.quant.allocation import Allocation, Tables, allocate, cheapest, pareto
 from slim.quant.batch_statistics import reestimate
 from slim.quant.bias_correction import bias_correction
 from slim.quant.calibrate import calibrate, weight_scales
@@ -32,6 +33,7 @@ from slim.quant.policy import (
     explain,
     explain_sites,
 )
+from slim.quant.precision import auto
 from slim.quant.sensitivity import Effects, Option, choose, measure_sites, mix
 from slim.quant.simulate import Scale, Scales, simulate
 from slim.quant.smoothing import awq, smoothquant
@@ -57,10 +59,12 @@ __all__ = [
     "Weights",
     "allocate",
     "assign",
+    "auto",
     "awq",
     "bias_correction",
     "bit_operations",
     "calibrate",
+    "cheapest",
     "choose",
     "convert",
     "execute",

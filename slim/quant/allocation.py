@@ -1,4 +1,4 @@
-"""Which format for which site: the exact best under a budget."""
+"""Which format for which site: the exact best under a budget, or within a tolerance."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -59,6 +59,37 @@ def allocate(tables: Tables, budget: float) -> Allocation:
         chosen = cheapest
     formats = {site: list(tables[site])[f] for site, f in zip(tables, chosen, strict=True)}
     return Allocation(formats, _total(losses, chosen), _total(costs, chosen))
+
+
+def cheapest(tables: Tables, tolerance: float) -> Allocation:
+    """The formats of least total cost whose total loss is at most `tolerance`.
+
+        min sum_sf cost_sf z_sf  over z_sf in {0, 1}
+        with sum_f z_sf = 1 for each s, sum_sf loss_sf z_sf <= tolerance
+
+    `allocate` with loss and cost in each other's place, as exact; of several such, that of least
+    loss.
+
+    Raises:
+        ValueError: a tolerance below the least possible loss; tables as `allocate` says.
+
+    >>> tables = {"a": {"float": (0, 9), "int8": (3, 4)}, "b": {"float": (0, 9), "int8": (2, 6)}}
+    >>> cheapest(tables, tolerance=4)
+    Allocation(formats={'a': 'int8', 'b': 'float'}, loss=3.0, cost=13.0)
+    """
+    losses, _ = _columns(tables)
+    least = math.fsum(min(column) for column in losses)
+    if not tolerance >= least:
+        raise ValueError(
+            f"tolerance is {tolerance:g}, below {least:g}, the least possible loss, of the most "
+            "exact format at every site: raise it, or offer more exact formats"
+        )
+    swapped = {
+        site: {format: (cost, loss) for format, (loss, cost) in table.items()}
+        for site, table in tables.items()
+    }
+    formats, cost, loss = allocate(swapped, tolerance)
+    return Allocation(formats, loss, cost)
 
 
 def pareto(tables: Tables, points: int = 20) -> list[Allocation]:

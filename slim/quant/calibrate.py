@@ -82,16 +82,17 @@ def _weight_scale(
     assigned: Assigned, role: Role, spec: Weights, operand: jax.Array, state: Mapping[str, Any]
 ) -> Scale:
     shape = assigned.scale_shape(role)
+    method = WEIGHT_RANGES["minmax" if role.is_cast else spec.range]
 
-    def scale(w: jax.Array, factors: jax.Array | None) -> tuple[Any, Any, Scale]:
+    def range_(w: jax.Array, factors: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         w = smooth_weights(assigned, w, factors)
-        low, high = WEIGHT_RANGES[spec.range](w, shape, spec.format, spec.symmetric)
-        return low, high, Scale(*choose_scale(low, high, spec.format, spec.symmetric))
+        return method(w, shape, spec.format, spec.symmetric)
 
-    low, high, found = assigned.each_round(scale)(operand, state.get("smoothing"))
+    low, high = assigned.each_round(range_)(operand, state.get("smoothing"))
     if not isinstance(low, jax.core.Tracer):
-        check_range(low, high, assigned.site.name)
-    return found
+        remedy = "its parameter must be finite; go back to a checkpoint where it is"
+        check_range(low, high, assigned.site.name, remedy=remedy)
+    return Scale(*choose_scale(low, high, spec.format, spec.symmetric))
 
 
 def no_observations(
@@ -103,13 +104,13 @@ def no_observations(
         | {
             role.name: jax.tree.map(
                 lambda leaf, loops=each.site.loops: jnp.broadcast_to(leaf, (*loops, *leaf.shape)),
-                OBSERVERS[role.spec.observer]().init(),
+                observer.init(),
             )
             for role in each.roles
-            if not isinstance(role.spec, Weights)
+            if (observer := role.observer)
         }
         for name, each in sites.items()
-        if each.activations is not None
+        if any(role.observer for role in each.roles)
     }
 
 
@@ -126,9 +127,9 @@ def observations(
         assigned = sites[contract.site.name]
         seen = smoothed(assigned, operands, state)
         after = {
-            role.name: OBSERVERS[role.spec.observer]().update(state[role.name], seen[role.operand])
+            role.name: observer.update(state[role.name], seen[role.operand])
             for role in assigned.roles
-            if not isinstance(role.spec, Weights)
+            if (observer := role.observer)
         }
         return contract(*operands), state | after
 
@@ -136,25 +137,26 @@ def observations(
 
 
 def activation_scales(sites: Mapping[str, Assigned], states: Mapping[str, PyTree]) -> Scales:
-    """What the observers found.
+    """What the observers found; of what is cast, ones.
 
     Raises:
         ValueError: a site that never ran, or saw NaN, infinities or nothing but zeros.
     """
     scales: Scales = {}
-    for name, state in states.items():
-        assigned = sites[name]
-        scales[name] = {}
-        for role in assigned.roles:
-            if isinstance(role.spec, Weights):
-                continue
-            scales[name][role.name] = _activation_scale(assigned, role, state[role.name])
+    for name, assigned in sites.items():
+        scales[name] = {
+            role.name: _activation_scale(assigned, role, states[name][role.name])
+            if role.observer
+            else Scale(jnp.ones((*assigned.site.loops, *assigned.scale_shape(role))), None)
+            for role in assigned.roles
+            if isinstance(role.spec, Activations)
+        }
     return scales
 
 
 def _activation_scale(assigned: Assigned, role: Role, state: PyTree) -> Scale:
     spec, loops = role.spec, assigned.site.loops
-    assert not isinstance(spec, Weights)
+    assert isinstance(spec, Activations)
     low, high, found = _scale_of(state, spec, len(loops))
     check_range(low, high, assigned.site.name)
     if (np.asarray(low) == np.asarray(high)).any():

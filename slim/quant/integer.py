@@ -1,12 +1,13 @@
-r"""Integer execution: quantized parameters, int8 products summed in int32, one rescaling.
+r"""Execution: quantized parameters, int8 products summed in int32, one rescaling.
 
 With data x = (n - z) s and weights w = m t (t a scale for each output), a site computes
 
     sum_k x_k w_k = s t (sum_k n_k m_k - z sum_k m_k)
 
 where the bracket is exact in integers. It is what `simulate` computes in floats, rounding apart.
-Where only the parameter is quantized, it is scaled back to floats, block by block, and the product
-is the float one.
+Where an operand is a 16-bit float, n - z and m are multiplied as such and summed in float32. Where
+only the parameter is quantized, it is scaled back to floats, block by block, and the product is
+the float one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import jax
 
 from slim import paths
 from slim.graph import Contraction, Graph, rewrite, site_parameters, used_elsewhere
-from slim.quant.numerics import QTensor, dequantize, fake_quantize, find_format, quantize
+from slim.quant.numerics import QTensor, dequantize, fake_quantize, quantize
 from slim.quant.policy import Assigned
 from slim.quant.products import has_product, product
 from slim.quant.simulate import Scale, Scales
@@ -91,9 +92,9 @@ def execute(
     Args:
         graph: of the evaluation function.
         sites: what each site gets; see `assign`.
-        integers: whether products are of integers where that can be. If not, the same numbers are
-            multiplied as floats, and the function is differentiable by its inputs: straight
-            through the rounding.
+        integers: whether products are of integers or 16-bit floats where that can be. If not, the
+            same numbers are multiplied as the floats that they were, and the function is
+            differentiable by its inputs: straight through the rounding.
     """
 
     def hook(contract: Contraction, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
@@ -117,7 +118,7 @@ def run_site(
     integers: bool = True,
 ) -> jax.Array:
     """One site on its float operands, and what `convert` made of it; see `execute`."""
-    integers = integers and _in_integers(contract, assigned)
+    integers = integers and has_product(contract, assigned)
     operands = smoothed(assigned, operands, given)
     stored: list[QTensor | None] = [None, None]
     for role in assigned.roles:
@@ -136,12 +137,3 @@ def run_site(
             like: Any = contract.eqn.invars[place].aval
             operands[place] = dequantize(each, like.dtype)
     return corrected(contract(*operands), given)
-
-
-def _in_integers(contract: Contraction, assigned: Assigned) -> bool:
-    """Whether both operands are integers that an integer product can take."""
-    return (
-        len(assigned.roles) == 2
-        and all(find_format(role.spec.format).is_integer for role in assigned.roles)
-        and has_product(contract, assigned)
-    )

@@ -9,7 +9,7 @@ import jax
 from slim import paths
 from slim.graph import Graph, Site, sites
 from slim.quant.numerics import FORMATS, WEIGHT_RANGES, Granularity, scale_shape
-from slim.quant.observers import OBSERVERS
+from slim.quant.observers import OBSERVERS, Observer
 
 
 def _known(field: str, name: str, table: Collection[str]) -> None:
@@ -20,6 +20,8 @@ def _known(field: str, name: str, table: Collection[str]) -> None:
 @dataclass(frozen=True)
 class Weights:
     """How a site's parameter is quantized.
+
+    To a 16-bit float it is cast: granularity and range are of no account.
 
     Attributes:
         format: a name of `slim.quant.numerics.FORMATS`.
@@ -47,12 +49,16 @@ class Weights:
             raise ValueError(f"granularity {self.granularity}: a group has at least one entry")
 
     def __str__(self) -> str:
+        if FORMATS[self.format].is_cast:
+            return self.format
         return f"{self.format} per {_per(self.granularity)}, {self.range}"
 
 
 @dataclass(frozen=True)
 class Activations:
     """How the data that enters a site is quantized: one scale, found by calibration.
+
+    To a 16-bit float it is cast, without calibration: nothing else is of any account.
 
     Attributes:
         format: a name of `slim.quant.numerics.FORMATS`.
@@ -72,6 +78,8 @@ class Activations:
         _known("observer", self.observer, OBSERVERS)
 
     def __str__(self) -> str:
+        if FORMATS[self.format].is_cast:
+            return self.format
         return f"{self.format}, {self.observer}"
 
 
@@ -121,6 +129,18 @@ class Role(NamedTuple):
     operand: int
     spec: Weights | Activations
 
+    @property
+    def is_cast(self) -> bool:
+        """Whether it is cast to a 16-bit float; its scale is one."""
+        return FORMATS[self.spec.format].is_cast
+
+    @property
+    def observer(self) -> Observer | None:
+        """What finds its scale from data; None of a parameter, and of what is cast."""
+        if isinstance(self.spec, Weights) or self.is_cast:
+            return None
+        return OBSERVERS[self.spec.observer]()
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -166,7 +186,7 @@ class Assigned:
             ValueError: a group does not divide the contracted dimension.
         """
         shape, contracted = self.site.shapes[role.operand], self.site.contracted[role.operand]
-        if isinstance(role.spec, Activations):
+        if isinstance(role.spec, Activations) or role.is_cast:
             return (1,) * len(shape)
         # Groups lie along a convolution's channels, which `contracted` names before its window.
         along = contracted[0] if self.site.primitive.startswith("conv") else max(contracted)

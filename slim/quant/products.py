@@ -1,4 +1,4 @@
-"""Products of quantized tensors: int8 operands, sums in int32, scaled to floats at the end."""
+"""Products of quantized tensors: int8 summed in int32, floats in float32, scaled afterwards."""
 
 import dataclasses
 import math
@@ -9,36 +9,52 @@ import jax.numpy as jnp
 import numpy as np
 
 from slim.graph import Contraction
-from slim.quant.numerics import QTensor
+from slim.quant.numerics import QTensor, find_format
+from slim.quant.numerics.qtensor import steps_from_zero
 from slim.quant.policy import Assigned, Weights
 
 INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
 def has_product(contract: Contraction, assigned: Assigned) -> bool:
-    """Whether `product` can compute a site whose two operands are integers.
+    """Whether `product` can compute a site.
 
-    Not for ragged products, nor for convolutions whose kernel has a zero point or groups.
+    Its operands must both be integers, or one a 16-bit float and the other that too or of 8 bits or
+    less. It cannot for ragged products, nor for convolutions whose kernel has groups, or a zero
+    point in a product of integers. Two floats of 8 bits it can in a `dot_general`; devices that
+    have no such product compute in wider floats.
     """
+    formats = [find_format(role.spec.format) for role in assigned.roles]
+    casts = {fmt.name for fmt in formats if fmt.is_cast}
+    if len(formats) < 2 or len(casts) > 1:
+        return False
+    eights = [not fmt.is_integer and not fmt.is_cast for fmt in formats]
     if contract.eqn.primitive.name == "dot_general":
-        return True
-    spec = assigned.weights
+        return bool(casts) or all(eights) or not any(eights)
+    if not casts and any(eights):
+        return False
+    role = assigned.parameter
     return (
         contract.eqn.primitive.name == "conv_general_dilated"
-        and isinstance(spec, Weights)
-        and assigned.site.operands[1] is not None
-        and spec.symmetric
-        and isinstance(spec.granularity, str)
+        and role is not None
+        and role.operand == 1
+        and isinstance(role.spec, Weights)
+        and (role.is_cast or isinstance(role.spec.granularity, str))
+        and (role.spec.symmetric or bool(casts))
     )
 
 
 def product(contract: Contraction, lhs: QTensor, rhs: QTensor) -> jax.Array:
-    """The result of a `dot_general` or convolution of two integer tensors.
+    """The result of a `dot_general` or convolution of two tensors; see `has_product`.
 
-    The sum over k of (l_k - z_l)(r_k - z_r) is exact while it is below 2^31: of up to 130,000
-    products of 8 bits.
+    The sum over k of (l_k - z_l)(r_k - z_r), of integers, is exact while it is below 2^31: of up to
+    130,000 products of 8 bits.
     """
-    lhs, rhs = _signed(lhs), _signed(rhs)
+    casts = [q.format for q in (lhs, rhs) if find_format(q.format).is_cast]
+    if casts:
+        lhs, rhs = (_cast(q, casts[0]) for q in (lhs, rhs))
+    elif find_format(lhs.format).is_integer:
+        lhs, rhs = _signed(lhs), _signed(rhs)
     dot = contract.eqn.primitive.name == "dot_general"
     result = _dot(contract, lhs, rhs) if dot else _conv(contract, lhs, rhs)
     out: Any = contract.eqn.outvars[0].aval
@@ -54,6 +70,16 @@ def _signed(q: QTensor) -> QTensor:
     zero = jnp.zeros(q.scale.shape, jnp.int32) if q.zero_point is None else q.zero_point
     moved = (q.values.astype(jnp.int16) - jnp.int16(128)).astype(jnp.int8)
     return QTensor(moved, q.scale, zero - 128, "int8")
+
+
+def _cast(q: QTensor, format: str) -> QTensor:
+    """The same tensor in a 16-bit float: it holds what 8 bits less a zero point can be, exactly."""
+    steps = steps_from_zero(q.values.astype(jnp.float32), q.zero_point)
+    return QTensor(steps.astype(find_format(format).dtype), q.scale, None, format)
+
+
+def _sum_type(q: QTensor) -> np.dtype:
+    return INT32 if find_format(q.format).is_integer else FLOAT32
 
 
 class _Side(NamedTuple):
@@ -113,7 +139,7 @@ def _summed(contract: Contraction, lhs: _Side, rhs: _Side) -> jax.Array:
         lhs.q.values,
         rhs.q.values,
         dimension_numbers=((lhs.contracted, rhs.contracted), (lhs.batch, rhs.batch)),
-        preferred_element_type=INT32,
+        preferred_element_type=_sum_type(lhs.q),
     )
 
     def placed(side: _Side, array: jax.Array) -> jax.Array:
@@ -171,7 +197,7 @@ def _conv(contract: Contraction, lhs: QTensor, rhs: QTensor) -> jax.Array:
 
 
 def _convolved(contract: Contraction, lhs: jax.Array, rhs: jax.Array, **changes: Any) -> jax.Array:
-    """The convolution of int8 in int32.
+    """The convolution of int8 in int32, or of 16-bit floats in float32.
 
     XLA's CPU code of a convolution between few channels is 3 to 14 times slower in integers than in
     floats (of more channels 1.5 times faster); float32 holds sums below 2^24 exactly.
@@ -186,6 +212,9 @@ def _convolved(contract: Contraction, lhs: jax.Array, rhs: jax.Array, **changes:
         total: jax.Array = contract(*operands, preferred_element_type=FLOAT32, **changes)
         return total.astype(INT32)
 
+    if lhs.dtype != jnp.int8:
+        summed: jax.Array = contract(lhs, rhs, preferred_element_type=FLOAT32)
+        return summed
     spec = contract.eqn.params["dimension_numbers"].rhs_spec
     outputs, inputs = rhs.shape[spec[0]], rhs.shape[spec[1]]
     if inputs * outputs > 256 or rhs.size // outputs * 2**14 > 2**24:

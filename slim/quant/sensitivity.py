@@ -79,7 +79,8 @@ class Effects:
                     f"costs has no {missing[0]!r} of site {site!r}, which was measured"
                 )
         return {
-            site: {option: (max(0.0, value), costs[site][option]) for option, value in each.items()}
+            # In this order: max(0.0, NaN) is 0.0.
+            site: {option: (max(value, 0.0), costs[site][option]) for option, value in each.items()}
             for site, each in effects.items()
         }
 

@@ -54,6 +54,10 @@ def _fixed(operand: jax.Array, scale: Scale, format: str) -> jax.Array:
     return fake_quantize(operand, *scale, format)
 
 
+def _cast(operand: jax.Array, scale: Scale, format: str) -> jax.Array:
+    return fake_quantize(operand, jax.lax.stop_gradient(scale.scale), None, format)
+
+
 def simulate(
     graph: Graph,
     sites: Mapping[str, Assigned],
@@ -67,7 +71,7 @@ def simulate(
         graph: of any function of the parameters: the evaluation, or a training loss.
         sites: what each site gets; see `assign`. Sites of the graph that are not there are float.
         weights: how parameters are rounded; all ways give the same numbers, and differ in the
-            gradients (`slim.quant.TRAINED`).
+            gradients (`slim.quant.TRAINED`). What is cast to 16-bit floats has no scale to train.
         data: how activations are.
     """
 
@@ -94,6 +98,6 @@ def simulate_site(
     """One site on its float operands: smoothed, rounded as `simulate` says, and corrected."""
     rounded = smoothed(assigned, operands, state)
     for role in assigned.roles:
-        rounding = weights if role.name == "weights" else data
+        rounding = _cast if role.is_cast else weights if role.name == "weights" else data
         rounded[role.operand] = rounding(rounded[role.operand], state[role.name], role.spec.format)
     return corrected(contract(*rounded), state)

@@ -21,6 +21,7 @@ from slim.graph import Graph, site_parameters
 from slim.quant.awq_core import awq_factors
 from slim.quant.hessian import input_hessian
 from slim.quant.matrices import is_matmul, matrix, per_input
+from slim.quant.numerics import extremes
 from slim.quant.passes import measure_inputs
 from slim.quant.policy import Assigned, Role, Weights
 from slim.quant.smoothquant_core import smoothing_factors
@@ -131,8 +132,8 @@ def awq(
 
 
 def _reach(x: jax.Array) -> jax.Array:
-    # XLA's maximum may lose NaN on CPUs; infinity stays.
-    return jnp.where(jnp.isnan(x), jnp.inf, jnp.abs(x)).max(0).astype(jnp.float32)
+    _, reach = extremes(jnp.abs(x), axis=0)
+    return reach
 
 
 def _matrix_scale_shape(assigned: Assigned, role: Role) -> tuple[int, ...]:

@@ -7,11 +7,13 @@
     kernel_again = dequantize(q)
     fake_quantize(kernel, scale, zero_point, "int4")  # the same numbers, with gradients
 
-A number x is stored as n, an integer (or a float of 8 bits), and stands for (n - zero_point) scale.
+A number x is stored as n, an integer (or a float of 8 or 16 bits), and stands for (n - zero_point)
+scale.
 Formats are named throughout; `FORMATS` holds what there is to know of each.
 """
 
 from slim.quant.numerics.blocks import Granularity, scale_shape
+from slim.quant.numerics.extremes import extremes
 from slim.quant.numerics.fake import fake_quantize, grad_scale
 from slim.quant.numerics.formats import FORMATS, Format, find_format
 from slim.quant.numerics.packing import pack, pack_qtensor, unpack, unpack_qtensor
@@ -29,6 +31,7 @@ __all__ = [
     "check",
     "choose_scale",
     "dequantize",
+    "extremes",
     "fake_quantize",
     "find_format",
     "grad_scale",

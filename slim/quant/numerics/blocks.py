@@ -5,12 +5,14 @@ every m_d divides n_d; one entry of it belongs to a block of (n_0 / m_0, n_1 / m
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 Granularity = Literal["tensor", "channel"] | int
+
+T = TypeVar("T")
 
 
 def scale_shape(
@@ -96,10 +98,8 @@ def spread(per_block: jax.Array, shape: Sequence[int]) -> jax.Array:
     return per_block
 
 
-def reduce_blocks(
-    reduce: Callable[..., jax.Array], x: jax.Array, scale_shape: Sequence[int]
-) -> jax.Array:
-    """`reduce(x, axis=...)` of every block: an array of `scale_shape`.
+def reduce_blocks(reduce: Callable[..., T], x: jax.Array, scale_shape: Sequence[int]) -> T:
+    """`reduce(x, axis=...)` of every block: an array of `scale_shape`, or several.
 
     Raises:
         ValueError: `scale_shape` does not divide x into blocks.

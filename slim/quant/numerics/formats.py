@@ -1,4 +1,4 @@
-"""Number formats of at most eight bits: which numbers each holds and how one is rounded to it.
+"""Number formats of few bits: which numbers each holds and how one is rounded to it.
 
 A new format is one line in `FORMATS`; a common contract test runs over the table.
 """
@@ -32,6 +32,11 @@ class Format(NamedTuple):
         return bool(jnp.issubdtype(self.dtype, jnp.integer))
 
     @property
+    def is_cast(self) -> bool:
+        """Whether numbers are cast to it as they are, with scale one: floats of 16 bits."""
+        return self.bits == 16
+
+    @property
     def is_signed(self) -> bool:
         """Whether it holds negative numbers."""
         return self.low < 0
@@ -45,8 +50,9 @@ def _unsigned(bits: int) -> Format:
     return Format(f"uint{bits}", bits, 0, 2**bits - 1, jnp.uint8)
 
 
-def _float8(name: str, dtype: Any) -> Format:
-    return Format(name, 8, int(jnp.finfo(dtype).min), int(jnp.finfo(dtype).max), dtype)
+def _float(name: str, dtype: Any) -> Format:
+    info = jnp.finfo(dtype)
+    return Format(name, int(info.bits), int(float(info.min)), int(float(info.max)), dtype)
 
 
 FORMATS: dict[str, Format] = {
@@ -54,8 +60,10 @@ FORMATS: dict[str, Format] = {
     for fmt in (
         *map(_signed, (2, 3, 4, 5, 6, 8)),
         *map(_unsigned, (4, 8)),
-        _float8("float8_e4m3", jnp.float8_e4m3fn),
-        _float8("float8_e5m2", jnp.float8_e5m2),
+        _float("float8_e4m3", jnp.float8_e4m3fn),
+        _float("float8_e5m2", jnp.float8_e5m2),
+        _float("float16", jnp.float16),
+        _float("bfloat16", jnp.bfloat16),
     )
 }
 
@@ -86,9 +94,11 @@ def nearest(x: jax.Array, fmt: Format) -> jax.Array:
     """
     if fmt.is_integer:
         return jnp.round(x)
+    info = jnp.finfo(fmt.dtype)
+    if info.nexp == jnp.finfo(jnp.float32).nexp:  # bfloat16
+        return jax.lax.reduce_precision(x, int(info.nexp), int(info.nmant))
     # Between powers of two a float's numbers are `step` apart. Computed, not cast: XLA may drop a
     # cast down and up again, and the devices without float8 need no such type.
-    info = jnp.finfo(fmt.dtype)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0x7F800000)
     power = jax.lax.bitcast_convert_type(bits, jnp.float32)  # 2^floor(log2 |x|)
     # Clipped from above for infinity, which stays infinity.

@@ -23,8 +23,8 @@ def pack(values: jax.Array, format: str) -> jax.Array:
     [241, 2]
     """
     fmt = find_format(format)
-    stored = jax.lax.bitcast_convert_type(values.ravel(), jnp.uint8)
-    if fmt.bits == 8:
+    stored = jax.lax.bitcast_convert_type(values.ravel(), jnp.uint8).ravel()
+    if fmt.bits >= 8:
         return stored
     bits = jnp.unpackbits(stored[:, None], axis=1, count=fmt.bits, bitorder="little")
     return jnp.packbits(bits.ravel(), bitorder="little")
@@ -54,6 +54,8 @@ def unpack(packed: jax.Array, format: str, shape: Sequence[int]) -> jax.Array:
             # To the top and back: an arithmetic shift copies the sign.
             top = jax.lax.bitcast_convert_type(packed << (8 - fmt.bits), jnp.int8)
             packed = top >> (8 - fmt.bits)
+    if fmt.bits > 8:
+        packed = packed.reshape(count, -1)
     return jax.lax.bitcast_convert_type(packed, fmt.dtype).reshape(shape)
 
 

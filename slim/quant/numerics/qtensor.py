@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,8 @@ def check(q: QTensor) -> None:
         if array is None or not _is_concrete(array):
             continue
         numbers = array.astype(jnp.float32)
-        outside = ~((numbers >= fmt.low) & (numbers <= fmt.high))
+        low, high = jnp.float32(fmt.low), jnp.float32(fmt.high)
+        outside = ~((numbers >= low) & (numbers <= high))
         if outside.any():
             raise ValueError(
                 f"{name} holds {_first(numbers, outside)} in format {q.format}: must be from "
@@ -95,9 +97,16 @@ def quantize(x: jax.Array, scale: jax.Array, zero_point: jax.Array | None, forma
     """
     fmt = find_format(format)
     check_scale(x.shape, scale, zero_point, fmt)
+    return QTensor(_stored(x, scale, zero_point, format), scale, zero_point, format)
+
+
+# Compiled, for one pass over x in place of one an operation.
+@partial(jax.jit, static_argnames="format", inline=True)
+def _stored(x: jax.Array, scale: jax.Array, zero_point: jax.Array | None, format: str) -> jax.Array:
+    fmt = find_format(format)
     rounded, _ = to_grid(x, scale, zero_point, fmt)
     clipped = jnp.clip(rounded, jnp.float32(fmt.low), jnp.float32(fmt.high))
-    return QTensor(clipped.astype(fmt.dtype), scale, zero_point, format)
+    return clipped.astype(fmt.dtype)
 
 
 def dequantize(q: QTensor, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:

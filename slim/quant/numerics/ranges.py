@@ -11,12 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from slim.quant.numerics.blocks import reduce_blocks
+from slim.quant.numerics.extremes import extremes
 from slim.quant.numerics.fake import fake_quantize
 from slim.quant.numerics.scales import choose_scale
 
 
 class WeightRange(Protocol):
-    """A weight of any float dtype to (low, high), float32 of `scale_shape`, for `choose_scale`."""
+    """A weight of any float dtype to (low, high), float32 of `scale_shape`, for `choose_scale`.
+
+    Where a block holds NaN or an infinity they are not finite, whatever the method leaves out.
+    """
 
     def __call__(
         self, w: jax.Array, scale_shape: tuple[int, ...], format: str, symmetric: bool
@@ -37,8 +41,7 @@ def minmax(
 ) -> tuple[jax.Array, jax.Array]:
     """The lowest and highest number of each block."""
     del format, symmetric
-    w = w.astype(jnp.float32)
-    return reduce_blocks(jnp.min, w, scale_shape), reduce_blocks(jnp.max, w, scale_shape)
+    return reduce_blocks(extremes, w, scale_shape)
 
 
 PERCENTILE = 99.9
@@ -49,16 +52,18 @@ def percentile(
     w: jax.Array, scale_shape: tuple[int, ...], format: str, symmetric: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The range that leaves out the outermost 0.1% of each block, on each side unless symmetric."""
-    del format
     w = w.astype(jnp.float32)
     share = PERCENTILE / 100
     if symmetric:
-        reach = reduce_blocks(partial(jnp.quantile, q=share), jnp.abs(w), scale_shape)
-        return -reach, reach
-    low, high = (
-        reduce_blocks(partial(jnp.quantile, q=q), w, scale_shape) for q in (1 - share, share)
-    )
-    return low, high
+        high = reduce_blocks(partial(jnp.quantile, q=share), jnp.abs(w), scale_shape)
+        low = -high
+    else:
+        low, high = (
+            reduce_blocks(partial(jnp.quantile, q=q), w, scale_shape) for q in (1 - share, share)
+        )
+    least, greatest = minmax(w, scale_shape, format, symmetric)
+    finite = jnp.isfinite(least) & jnp.isfinite(greatest)
+    return jnp.where(finite, low, least), jnp.where(finite, high, greatest)
 
 
 SHRINKS = 100

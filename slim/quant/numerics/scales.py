@@ -1,7 +1,10 @@
 """From the range of a block's numbers to its scale and zero point."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from slim.quant.numerics.formats import find_format
 
@@ -21,7 +24,7 @@ def choose_scale(
     Affine: the range is widened to contain 0, scale = (high - low) / (format.high - format.low)
     and zero_point = format.low - round(low / scale), so that 0.0 is stored exactly.
 
-    A range of zeros gets scale 1.
+    A range of zeros gets scale 1, and so does every range of a format that numbers are cast to.
 
     Args:
         low: the lowest number per block.
@@ -48,6 +51,17 @@ def choose_scale(
         )
     low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
     _check_range(low, high)
+    if fmt.is_cast:
+        return jnp.ones_like(low), None
+    return _covering(low, high, format, symmetric)
+
+
+# Compiled as one program: a model's first quantization waits for little but compilations.
+@partial(jax.jit, static_argnames=("format", "symmetric"), inline=True)
+def _covering(
+    low: jax.Array, high: jax.Array, format: str, symmetric: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    fmt = find_format(format)
     # Products, not quotients: XLA makes products of some quotients and not of others, and a scale
     # should be the same number inside `jit` and outside.
     if symmetric:
@@ -66,16 +80,17 @@ def _not_zero(scale: jax.Array) -> jax.Array:
 def _check_range(low: jax.Array, high: jax.Array) -> None:
     if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
         return
-    for name, values in (("low", low), ("high", high)):
-        bad = int((~jnp.isfinite(values)).sum())
+    lows, highs = np.asarray(low), np.asarray(high)
+    for name, values in (("low", lows), ("high", highs)):
+        bad = int((~np.isfinite(values)).sum())
         if bad:
             raise ValueError(
                 f"{name} of the range to quantize is not finite at {bad} of {values.size} places: "
                 "the numbers it was taken from hold infinities or NaN; look for where they arise"
             )
-    if (low > high).any():
-        at = int(jnp.argmax((low > high).ravel()))
+    if (lows > highs).any():
+        at = int(np.argmax((lows > highs).ravel()))
         raise ValueError(
-            f"range to quantize is from low={low.ravel()[at]} to high={high.ravel()[at]} at place "
-            f"{at}: low must not be above high; was there calibration data?"
+            f"range to quantize is from low={lows.ravel()[at]} to high={highs.ravel()[at]} at "
+            f"place {at}: low must not be above high; was there calibration data?"
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.quant.numerics import find_format
+from slim.quant.numerics import extremes, find_format
 
 PyTree = Any
 
@@ -46,8 +46,7 @@ def no_extremes() -> Extremes:
 
 def extremes_of(x: jax.Array) -> Extremes:
     """The extremes of a batch; NaN if it holds a NaN."""
-    x = x.astype(jnp.float32)
-    return Extremes(jnp.min(x, initial=jnp.inf), jnp.max(x, initial=-jnp.inf))
+    return Extremes(*extremes(x))
 
 
 def widen(extremes: Extremes, format: str, symmetric: bool) -> tuple[jax.Array, jax.Array]:
@@ -67,7 +66,13 @@ def widen(extremes: Extremes, format: str, symmetric: bool) -> tuple[jax.Array, 
     return jnp.where(unseen, low, wide_low), jnp.where(unseen, high, wide_high)
 
 
-def check_range(low: jax.Array, high: jax.Array, site: str) -> None:
+def check_range(
+    low: jax.Array,
+    high: jax.Array,
+    site: str,
+    *,
+    remedy: str = "the float model must be finite on the calibration data",
+) -> None:
     """Raise ValueError, saying why, if the concrete range of `site` is not finite.
 
     A stacked site (a scan over layers) is checked in all of its layers.
@@ -79,11 +84,9 @@ def check_range(low: jax.Array, high: jax.Array, site: str) -> None:
             "which the site runs"
         )
     if np.isnan(lows).any() or np.isnan(highs).any():
-        raise ValueError(
-            f"site {site!r} was given NaN: the float model must be finite on the calibration data"
-        )
+        raise ValueError(f"site {site!r} was given NaN: {remedy}")
     if np.isinf(lows).any() or np.isinf(highs).any():
         raise ValueError(
-            f"site {site!r} was given infinite values, range [{lows.min()}, {highs.max()}]: the "
-            "float model must be finite on the calibration data"
+            f"site {site!r} was given infinite values, range [{lows.min()}, {highs.max()}]: "
+            f"{remedy}"
         )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slim.quant.allocation import allocate, pareto
+from slim.quant.allocation import allocate, cheapest, pareto
 
 TABLES = {
     "first": {"int4": (2.0, 10), "int8": (0.1, 20)},
@@ -64,6 +64,17 @@ def test_equals_brute_force_in_integers(tables, data):
 def test_equals_brute_force_in_floats(tables, data):
     costs = sorted({cost for _, cost, _ in every_allocation(tables)})
     check(tables, data.draw(st.sampled_from(costs)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables_of(st.integers(0, 12), st.integers(-5, 20)), st.data())
+def test_the_cheapest_equals_brute_force(tables, data):
+    everything = list(every_allocation(tables))
+    tolerance = data.draw(st.sampled_from(sorted({loss for loss, _, _ in everything})))
+    best = cheapest(tables, tolerance)
+    expected = min((cost, loss) for loss, cost, _ in everything if loss <= tolerance)
+    assert (best.cost, best.loss) == expected
+    assert (best.loss, best.cost, tuple(best.formats.values())) in everything
 
 
 @settings(max_examples=10, deadline=None)
@@ -140,6 +151,14 @@ def test_a_hundred_sites_beside_the_greedy_choice():
 def test_bad_input(tables, budget, message):
     with pytest.raises(ValueError, match=message):
         allocate(tables, budget)
+
+
+@pytest.mark.parametrize("tolerance", [0.5, math.nan])
+def test_a_tolerance_that_cannot_be_met(tolerance):
+    with pytest.raises(ValueError, match=rf"tolerance is {tolerance}, below 0.6, the least"):
+        cheapest(TABLES, tolerance)
+    with pytest.raises(ValueError, match="'dense' has no format"):
+        cheapest({"dense": {}}, 1.0)
 
 
 def test_bad_front():

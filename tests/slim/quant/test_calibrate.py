@@ -10,14 +10,14 @@ from slim.quant import (
     Activations,
     Policy,
     Rule,
-    Scale,
     Weights,
     assign,
     calibrate,
     simulate,
     weight_scales,
 )
-from slim.quant.numerics import fake_quantize
+from slim.quant.numerics import WEIGHT_RANGES, dequantize, fake_quantize, quantize
+from slim.quant.observers import OBSERVERS
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (8, 4))
@@ -89,9 +89,9 @@ def test_weights_alone_need_no_batches():
     ("params", "batches", "message"),
     [
         (PARAMS, (), "no calibration batches: the activations of 2 sites"),
-        (PARAMS, ((X * jnp.inf,),), "'a' was given"),
+        (PARAMS, ((X.at[3, 2].set(jnp.inf),),), "'a' was given infinite values"),
+        (PARAMS, ((X.at[3, 2].set(jnp.nan),),), "'a' was given NaN: the float model"),
         (PARAMS, ((0 * X,),), r"site 'a' \(data\) saw nothing but zeros"),
-        ({**PARAMS, "a": PARAMS["a"].at[0, 0].set(jnp.nan)}, ((X,),), "NaN"),
     ],
 )
 def test_what_cannot_be_calibrated(params, batches, message):
@@ -99,28 +99,29 @@ def test_what_cannot_be_calibrated(params, batches, message):
         calibrated(SYMMETRIC, params, batches)
 
 
-def trained(method, x, scale, format="int4"):
-    def loss(x, scale):
-        return (TRAINED[method](x, Scale(scale, None), format) * jnp.arange(1.0, x.size + 1)).sum()
+@pytest.mark.parametrize("method", WEIGHT_RANGES)
+@pytest.mark.parametrize(("bad", "message"), [(jnp.nan, "NaN"), (-jnp.inf, "infinite values")])
+@pytest.mark.parametrize(("site", "place"), [("a", (0, 0)), ("stack", (1, 2, 3))])
+def test_a_parameter_that_is_not_finite_is_refused_by_its_name(method, bad, message, site, place):
+    policy = Policy((Rule("*", Weights(range=method), None),), edges=None)
+    params = {**PARAMS, site: PARAMS[site].at[place].set(bad)}
+    with pytest.raises(ValueError, match=f"site '{site}' was given {message}.*its parameter must"):
+        calibrated(policy, params, ())
 
-    return jax.value_and_grad(loss, (0, 1))(x, scale)
 
-
-def test_trained_scales_round_alike_and_learn_differently():
-    x, scale = jnp.array([0.1, 0.26, -0.6, 9.0, -9.0]), jnp.array([0.25])
-    weight = np.arange(1.0, 6.0)
-    results = {method: trained(method, x, scale) for method in TRAINED}
-    values = {float(value) for value, _ in results.values()}
-    assert len(values) == 1
-    for _, (to_x, _) in results.values():
-        np.testing.assert_array_equal(to_x, weight * [1, 1, 1, 0, 0])
-    n = np.asarray(x) / 0.25
-    inside = (np.round(n) - n) * [1, 1, 1, 0, 0]
-    clipped = np.array([0, 0, 0, 7, -8])
-    np.testing.assert_array_equal(results["fixed"][1][1], [0])
-    np.testing.assert_allclose(results["pact"][1][1], [(weight * clipped).sum()], rtol=1e-6)
-    lsq = (weight * (inside + clipped)).sum() / np.sqrt(5 * 7)
-    np.testing.assert_allclose(results["lsq"][1][1], [lsq], rtol=1e-5)
+@pytest.mark.parametrize("observer", OBSERVERS)
+@pytest.mark.parametrize(("value", "high"), [(3.0, 255), (-0.02, 0)])
+def test_activations_that_are_all_the_same_are_quantized(observer, value, high):
+    """Their range is from zero to them, and they lie at its end."""
+    rule = Rule("*", Weights(), Activations("uint8", observer))
+    params, x = {"w": PARAMS["a"]}, jnp.full_like(X, value)
+    graph = trace(lambda p, x: x @ p["w"], params, x)
+    sites = assign(graph, Policy((rule,), edges=None))
+    (scale, zero_point) = calibrate(graph, sites, params, [(x,)])["w"]["data"]
+    np.testing.assert_allclose(scale, [[abs(value) / 255]], rtol=1e-6)
+    q = quantize(x, scale, zero_point, "uint8")
+    assert (q.values == high).all()
+    np.testing.assert_allclose(dequantize(q), x, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", TRAINED)

@@ -24,7 +24,15 @@ SPECS = {
     "per tensor": (Weights(granularity="tensor"), Activations()),
     "affine": (Weights("int4", symmetric=False), Activations()),
     "fp8": (Weights("float8_e4m3"), Activations("float8_e4m3", symmetric=True)),
+    "bf16": (Weights("bfloat16"), Activations("bfloat16")),
+    "fp16": (Weights("float16"), Activations("float16")),
+    "w8 in bf16": (Weights(), Activations("bfloat16")),
+    "affine w4 in fp16": (Weights("int4", symmetric=False), Activations("float16")),
+    "fp8 in bf16": (Weights("float8_e4m3"), Activations("bfloat16")),
+    "a8 in bf16": (Weights("bfloat16"), Activations()),
+    "bf16 by fp16": (Weights("bfloat16"), Activations("float16")),
     "weights only": (Weights("int4"), None),
+    "bf16 weights only": (Weights("bfloat16"), None),
     "activations only": (None, Activations()),
 }
 
@@ -54,6 +62,7 @@ def test_integers_equal_simulation(program, spec):
     products = SPECS[spec][1] if program == "attention" else None
     exact, simulated, integer, quantized = both(fn, shapes, x_shape, *SPECS[spec], products)
     np.testing.assert_allclose(integer, simulated, rtol=2e-5, atol=2e-5)
+    assert jnp.isfinite(simulated).all()
     if spec == "w8a8":
         error = jnp.abs(simulated - exact).max() / jnp.abs(exact).max()
         assert 1e-5 < error < 0.1
@@ -61,7 +70,7 @@ def test_integers_equal_simulation(program, spec):
 
 
 @pytest.mark.parametrize("program", ["left", "heads", "batched", "stack"])
-@pytest.mark.parametrize("activations", [Activations(), None])
+@pytest.mark.parametrize("activations", [Activations(), Activations("bfloat16"), None])
 def test_groups(program, activations):
     group = 4
     fn, shapes, x_shape = PROGRAMS[program]

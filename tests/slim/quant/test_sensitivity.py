@@ -222,6 +222,8 @@ def test_bad_requests_are_refused():
         effects.tables({"a": {"int4": 1}}, by="loss")
     with pytest.raises(ValueError, match="costs has no 'int4' of site 'a'"):
         effects.tables({"a": {"int8": 1}})
+    with pytest.raises(ValueError, match=r"site 'a' in format 'int4' is \(nan, 1\)"):
+        allocate(Effects({"a": {"int4": float("nan")}}).tables({"a": {"int4": 1}}), budget=1)
     with pytest.raises(ValueError, match="quantize no site"):
         measure_sites(graph, params, {"int8": Option({}, {})}, [(x,)])
     with pytest.raises(ValueError, match="batches is empty"):

@@ -36,7 +36,8 @@ def gradients(x, scale, zero_point, cotangent, format):
     return jax.grad(loss, (0, 1))(x, scale)
 
 
-CASES = [(name, False) for name in FORMATS] + [("int4", True), ("uint8", True)]
+SCALED = [name for name, fmt in FORMATS.items() if not fmt.is_cast]
+CASES = [(name, False) for name in SCALED] + [("int4", True), ("uint8", True)]
 
 
 @pytest.mark.parametrize(("format", "affine"), CASES)
@@ -104,9 +105,19 @@ def test_half_precision_keeps_its_dtype_through_the_gradient():
     np.testing.assert_allclose(to_scale, single[1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("format", ["bfloat16", "float16"])
+def test_a_cast_passes_all_gradients(format):
+    """But those of numbers that the format does not reach."""
+    x = jnp.array([1e-3, -70.3, 65504.0, 1e5, -1e38])
+    inside = np.abs(x) <= FORMATS[format].high
+    to_x, _ = gradients(x, jnp.ones(1), None, jnp.arange(1.0, 6.0), format)
+    np.testing.assert_array_equal(to_x, np.where(inside, np.arange(1.0, 6.0), 0))
+
+
 def test_nan_is_seen_and_infinities_take_the_ends():
     x = jnp.array([jnp.nan, jnp.inf, -jnp.inf, -0.01])
-    for format, ends in {"int8": (127, -128), "float8_e4m3": (448, -448)}.items():
+    ends_of = {"int8": (127, -128), "float8_e4m3": (448, -448), "float16": (65504, -65504)}
+    for format, ends in ends_of.items():
         fake = fake_quantize(x, jnp.ones(1), None, format)
         np.testing.assert_array_equal(fake[:3], [np.nan, *ends])
 

@@ -14,11 +14,11 @@ from slim.quant.numerics import FORMATS, QTensor, pack, pack_qtensor, unpack, un
 
 def example(format, shape, seed=0):
     fmt = FORMATS[format]
-    stored = np.random.default_rng(seed).integers(0, 2**fmt.bits, shape, np.uint8)
+    stored = np.random.default_rng(seed).integers(0, 2**fmt.bits, shape, np.uint16)
     if fmt.is_integer:
         return (stored.astype(np.int32) + fmt.low).astype(fmt.dtype)
-    # 127 and above are NaN and infinities, or negative.
-    return (stored % 120).view(fmt.dtype)
+    # The largest are NaN and infinities, or negative.
+    return (stored % (120 << fmt.bits - 8)).astype(f"uint{fmt.bits}").view(fmt.dtype)
 
 
 def bytes_of(values, bits):
@@ -33,7 +33,7 @@ def test_packing(format, shape):
     fmt = FORMATS[format]
     values = example(format, shape)
     packed = pack(jnp.asarray(values), format)
-    integers = values if fmt.is_integer else values.view(np.uint8)
+    integers = values if fmt.is_integer else values.view(f"uint{fmt.bits}")
     assert np.asarray(packed).tobytes() == bytes_of(integers, fmt.bits)
     again = unpack(packed, format, shape)
     assert (again.dtype, again.shape) == (fmt.dtype, shape)

@@ -13,7 +13,7 @@ INTEGERS = [name for name, fmt in FORMATS.items() if fmt.is_integer]
 numbers = st.floats(-(2.0**60), 2.0**60, width=32)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [name for name, fmt in FORMATS.items() if not fmt.is_cast])
 def test_symmetric_scales_map_the_largest_number_to_the_end(format):
     fmt = FORMATS[format]
     low, high = jnp.array([-1.0, -3.0, -2.0]), jnp.array([3.0, 1.0, 5.0])
@@ -21,6 +21,13 @@ def test_symmetric_scales_map_the_largest_number_to_the_end(format):
     assert zero_point is None
     largest = [3, 3, 5] if fmt.is_signed else [3, 1, 5]
     np.testing.assert_allclose(scale, np.array(largest) / fmt.high, rtol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["float16", "bfloat16"])
+def test_casts_have_scale_one(format):
+    scale, zero_point = choose_scale(jnp.array([-1.0, 0.0]), jnp.array([3.0, 0.0]), format, True)
+    np.testing.assert_array_equal(scale, [1, 1])
+    assert zero_point is None
 
 
 def test_negatives_are_no_part_of_an_unsigned_symmetric_range():
