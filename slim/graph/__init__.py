@@ -13,6 +13,7 @@
     fold_params(graph, folding, params)     the kernels with them, and biases
     fn = folded(graph, folding)             the function of those parameters
     fn = rewrite(graph, hook)               the function with other operations at chosen sites
+    fn = tapped(graph, names)               the function, and values inside it that `taps` names
     small_fn = replay(graph, plan)          the function on the small parameters, equal to the
                                             original on the masked ones
 
@@ -27,6 +28,7 @@ from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
 from slim.graph.rewrite import Contraction, Hook, rewrite
 from slim.graph.sites import Site, equation, sites, used_elsewhere
+from slim.graph.taps import Tap, match, tapped, taps
 from slim.graph.trace import Graph, trace
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Plan",
     "Row",
     "Site",
+    "Tap",
     "check",
     "cost",
     "equation",
@@ -50,11 +53,14 @@ __all__ = [
     "groups",
     "make_plan",
     "mask",
+    "match",
     "replay",
     "rewrite",
     "shrink",
     "site_parameters",
     "sites",
+    "tapped",
+    "taps",
     "trace",
     "used_elsewhere",
 ]

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jax.extend import source_info_util
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from slim.graph.inner import CALLS, inner_jaxprs
 from slim.graph.rules.scope import bind
-from slim.graph.trace import Graph
+from slim.graph.trace import Graph, as_written
 
 Address = tuple[int, ...]
 Operand = int | Literal
@@ -107,19 +106,11 @@ def run(
     values: dict[int, Any],
     instead: Mapping[Address, Callable[[Step, list[Any]], Sequence[Any]]] | None = None,
 ) -> None:
-    """Add the steps' results to `values`; those at an address in `instead` are computed by that.
-
-    Equations keep their lines of user code, by which sites without a parameter are named.
-    """
+    """Add the steps' results to `values`; those at an address in `instead` are computed by that."""
     compute = instead or {}
     for step in steps:
         operands = [read(operand, values) for operand in step.ins]
-        source = step.eqn.source_info
-        names = source_info_util.current_name_stack() + source.name_stack
-        with (
-            source_info_util.user_context(source.traceback, name_stack=names),
-            step.eqn.ctx.manager,
-        ):
+        with as_written(step.eqn):
             outs = compute.get(step.address, _as_it_is)(step, operands)
         values.update(zip(step.outs, outs, strict=True))
 

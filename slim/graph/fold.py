@@ -28,7 +28,7 @@ from slim.graph.affine import Chain, chains
 from slim.graph.flat import Flat, Step, flatten, needed, read, run
 from slim.graph.rules.scope import bind
 from slim.graph.sites import sites
-from slim.graph.trace import Graph, abstract, is_array, trace
+from slim.graph.trace import Graph, arrays, at_shapes
 
 PyTree = Any
 
@@ -115,19 +115,12 @@ def folded(graph: Graph, folding: Folding) -> Callable[..., Any]:
         ValueError: the folding, or the parameters of a call, are another model's.
     """
     first = _Folded(graph, folding)
-    programs = {_key(graph.params, graph.inputs, graph.kwargs): first}
+    program = at_shapes(graph, lambda this: first if this is graph else _Folded(this, folding))
 
     def fn(params: PyTree, *inputs: Any, **kwargs: Any) -> Any:
         given = paths.flatten(params)
-        types = {path: leaf.dtype for path, leaf in given.items() if path in first.own}
-        like = paths.map_with_path(
-            lambda path, full: jax.ShapeDtypeStruct(full.shape, types.get(path, full.dtype)),
-            graph.params,
-        )
-        key = _key(like, inputs, kwargs)
-        if key not in programs:
-            programs[key] = _Folded(trace(graph.fn, like, *inputs, **kwargs), folding)
-        return programs[key](given, [x for x in jax.tree.leaves((inputs, kwargs)) if is_array(x)])
+        own = {path: leaf for path, leaf in given.items() if path in first.own}
+        return program(own, inputs, kwargs)(given, arrays(inputs, kwargs))
 
     return fn
 
@@ -271,8 +264,3 @@ def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
             inside = inside.setdefault(parent, {})
         inside[last] = leaf
     return tree
-
-
-def _key(params: PyTree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    leaves, structure = jax.tree.flatten(abstract((params, inputs, kwargs)))
-    return structure, tuple(leaves)

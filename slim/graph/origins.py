@@ -12,7 +12,7 @@ from slim.graph.trace import Graph
 LAYOUT = names(
     """
     bitcast_convert_type broadcast_in_dim convert_element_type copy copy_p expand_dims
-    optimization_barrier reduce_precision reshape rev slice squeeze stop_gradient
+    name optimization_barrier reduce_precision reshape rev slice squeeze stop_gradient
     sharding_constraint split transpose
     """
 )

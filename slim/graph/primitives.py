@@ -10,7 +10,7 @@ UNARY = names(
     """
     abs acos acosh asin asinh atan atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil
     clz conj convert_element_type copy copy_p cos cosh digamma erf erf_inv erfc exp exp2 expm1
-    floor imag integer_pow is_finite lgamma log log1p log2 logistic neg not one_minus_square
+    floor imag integer_pow is_finite lgamma log log1p log2 logistic name neg not one_minus_square
     optimization_barrier population_count real reduce_precision round rsqrt sign sin sinh sqrt
     square stop_gradient tan tanh
     """
@@ -30,7 +30,7 @@ ELEMENTWISE = UNARY | NARY
 
 MOVES = names(
     """
-    bitcast_convert_type convert_element_type copy copy_p optimization_barrier stop_gradient
+    bitcast_convert_type convert_element_type copy copy_p name optimization_barrier stop_gradient
     reduce_precision select_n real imag complex
     """
 )

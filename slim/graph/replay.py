@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal, Var
 
+from slim import paths
 from slim.graph.axes import Axis
 from slim.graph.infer import constants, infer
 from slim.graph.neutral import freeze_losses
@@ -21,7 +22,7 @@ from slim.graph.plan import Plan, check
 from slim.graph.rules import rule_of
 from slim.graph.rules.kept import Kept
 from slim.graph.rules.scope import Resize, Scope, Step, bind
-from slim.graph.trace import Graph, abstract, is_array, trace
+from slim.graph.trace import Graph, arrays, as_written, at_shapes
 
 PyTree = Any
 
@@ -39,29 +40,14 @@ def replay(graph: Graph, plan: Plan) -> Callable[..., Any]:
             function, with the reason.
     """
     check(plan, graph.params)
-    programs: dict[Any, Callable[..., Any]] = {
-        _key(graph.params, graph.inputs, graph.kwargs): _program(graph, plan)
-    }
+    program = at_shapes(graph, lambda this: _program(this, plan))
 
     def small(params: PyTree, *inputs: Any, **kwargs: Any) -> Any:
         check(plan, params, small=True)
-        params_like = jax.tree.map(
-            lambda leaf, full: jax.ShapeDtypeStruct(full.shape, leaf.dtype), params, graph.params
-        )
-        key = _key(params_like, inputs, kwargs)
-        program = programs.get(key)
-        if program is None:
-            program = _program(trace(graph.fn, params_like, *inputs, **kwargs), plan)
-            programs[key] = program
-        data = [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if is_array(leaf)]
-        return program([*jax.tree.leaves(params), *data])
+        run = program(paths.flatten(params), inputs, kwargs)
+        return run([*jax.tree.leaves(params), *arrays(inputs, kwargs)])
 
     return small
-
-
-def _key(params: PyTree, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    leaves, structure = jax.tree.flatten(abstract((params, inputs, kwargs)))
-    return structure, tuple(leaves)
 
 
 def _program(graph: Graph, plan: Plan) -> Callable[[Sequence[Any]], Any]:
@@ -143,7 +129,7 @@ def _run(scope: Scope, resize: Resize, args: Sequence[Any]) -> list[Any]:
         cut = any(kept.cuts(dims) for dims in (*step.ins, *step.outs)) or any(
             _cuts(inner, kept) for inner in step.inner
         )
-        with eqn.ctx.manager:
+        with as_written(eqn):
             if cut:
                 results = rule_of(eqn.primitive.name).replay(resize, step, operands)
             else:

@@ -8,6 +8,7 @@ changes of layout.
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from jax.extend.core import Jaxpr, JaxprEqn
 
@@ -55,7 +56,7 @@ class Site:
 
 
 def sites(graph: Graph) -> tuple[Site, ...]:
-    """The contractions of a graph in program order.
+    """The contractions of a graph in program order; found once, and kept as long as the graph is.
 
     >>> import jax
     >>> from slim.graph import trace
@@ -65,28 +66,33 @@ def sites(graph: Graph) -> tuple[Site, ...]:
     >>> [(site.name, site.operands, site.contracted) for site in sites(graph)]
     [('dense/kernel', (None, 'dense/kernel'), ((1,), (0,)))]
     """
-    found = []
+    if graph not in _FOUND:
+        _FOUND[graph] = tuple(_find(graph))
+    return _FOUND[graph]
+
+
+_FOUND: WeakKeyDictionary[Graph, tuple[Site, ...]] = WeakKeyDictionary()
+
+
+def _find(graph: Graph) -> Iterator[Site]:
     seen: Counter[str] = Counter()
     for address, callers, eqn, origins in _contractions(graph.jaxpr.jaxpr, Origins.of(graph)):
         source, primitive = source_line(eqn, callers), eqn.primitive.name
         name = " + ".join(origins.feeding(eqn)) or f"{primitive} at {source}"
         seen[name] += 1
-        found.append(
-            Site(
-                name if seen[name] == 1 else f"{name}#{seen[name]}",
-                primitive,
-                tuple(origins[operand] for operand in eqn.invars),
-                contracted(eqn),
-                address,
-                source,
-                tuple(int(e.params["length"]) for e in callers[::-1] if e.primitive.name == "scan"),
-                tuple(shape_of(operand) for operand in eqn.invars[:2]),
-                _batch(eqn),
-                shape_of(eqn.outvars[0]),
-                _outputs(eqn),
-            )
+        yield Site(
+            name if seen[name] == 1 else f"{name}#{seen[name]}",
+            primitive,
+            tuple(origins[operand] for operand in eqn.invars),
+            contracted(eqn),
+            address,
+            source,
+            tuple(int(e.params["length"]) for e in callers[::-1] if e.primitive.name == "scan"),
+            tuple(shape_of(operand) for operand in eqn.invars[:2]),
+            _batch(eqn),
+            shape_of(eqn.outvars[0]),
+            _outputs(eqn),
         )
-    return tuple(found)
 
 
 def equation(graph: Graph, site: Site) -> JaxprEqn:

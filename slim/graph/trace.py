@@ -1,8 +1,9 @@
 """Trace a function of a parameter pytree once; everything in `slim.graph` reads the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.extend import source_info_util
@@ -11,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from slim import paths
 
 PyTree = Any
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,42 @@ def trace(fn: Callable[..., Any], params: PyTree, *inputs: Any, **kwargs: Any) -
     return Graph(fn, jaxpr, params, inputs, kwargs, abstract(outputs))
 
 
+def at_shapes(
+    graph: Graph, make: Callable[[Graph], T]
+) -> Callable[[Mapping[str, Any], tuple[Any, ...], dict[str, Any]], T]:
+    """`at(given, inputs, kwargs)`: what `make` makes of the function at their shapes and types.
+
+    Of the graph itself it is made at once; at other shapes the function is traced again, once for
+    each. `given` are parameters by path, of which only the types count; those that are not there
+    have the graph's.
+
+    >>> import jax.numpy as jnp
+    >>> graph = trace(lambda w, x: x @ w, jnp.ones((3, 4)), jnp.ones((2, 3)))
+    >>> at_shapes(graph, lambda each: each.outputs.shape)({}, (jnp.ones((5, 3)),), {})
+    (5, 4)
+    """
+    made: dict[Any, T] = {}
+
+    def at(given: Mapping[str, Any], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        def typed(path: str, full: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(full.shape, given.get(path, full).dtype)
+
+        like = paths.map_with_path(typed, graph.params)
+        leaves, structure = jax.tree.flatten(abstract((like, inputs, kwargs)))
+        key = structure, tuple(leaves)
+        if key not in made:
+            made[key] = make(trace(graph.fn, like, *inputs, **kwargs) if made else graph)
+        return made[key]
+
+    at({}, graph.inputs, graph.kwargs)
+    return at
+
+
+def arrays(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The array leaves of a call's inputs, in the order of the jaxpr's last inputs."""
+    return [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if is_array(leaf)]
+
+
 def is_array(leaf: Any) -> bool:
     """Whether a leaf of the inputs is data (has a shape and a dtype) rather than a fixed flag."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
@@ -95,6 +133,18 @@ def abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array(leaf) else leaf, tree
     )
+
+
+@contextmanager
+def as_written(eqn: JaxprEqn) -> Iterator[None]:
+    """In it, what is run or traced in an equation's place has its context and line of user code.
+
+    By its line a site without a parameter is named, in this trace as in the next.
+    """
+    source = eqn.source_info
+    names = source_info_util.current_name_stack() + source.name_stack
+    with source_info_util.user_context(source.traceback, name_stack=names), eqn.ctx.manager:
+        yield
 
 
 def source_line(eqn: JaxprEqn, callers: Sequence[JaxprEqn] = ()) -> str:

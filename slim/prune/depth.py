@@ -14,9 +14,9 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from slim import paths
-from slim.graph import Graph, trace
+from slim.graph import Graph
 from slim.graph.rules.scope import bind, shape_of
-from slim.graph.trace import abstract, is_array
+from slim.graph.trace import arrays, as_written, at_shapes
 from slim.prune.evidence import is_kernel
 
 PyTree = Any
@@ -88,6 +88,7 @@ def residual_blocks(graph: Graph) -> tuple[Block, ...]:
     """The residual blocks of a function, in program order.
 
     >>> import jax.numpy as jnp
+    >>> from slim.graph import trace
     >>> def fn(p, x):
     ...     x = x + jnp.tanh(x @ p["a"])
     ...     return (x + jnp.tanh(x @ p["b"])) @ p["head"]
@@ -107,21 +108,11 @@ def drop_blocks(graph: Graph, names: Collection[str]) -> Callable[..., Any]:
     Raises:
         ValueError: no block has such a name.
     """
-    programs: dict[Any, Callable[..., Any]] = {}
-
-    def key(inputs: Any) -> Any:
-        leaves, tree = jax.tree.flatten(abstract(inputs))
-        return tree, tuple(leaves)
-
-    programs[key((graph.inputs, graph.kwargs))] = _without(graph, names)
+    program = at_shapes(graph, lambda this: _without(this, names))
 
     def small(params: PyTree, *inputs: Any, **kwargs: Any) -> Any:
-        this = key((inputs, kwargs))
-        if this not in programs:
-            other = trace(graph.fn, graph.params, *inputs, **kwargs)
-            programs[this] = _without(other, names)
-        arrays = [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if is_array(leaf)]
-        return programs[this](paths.flatten(params), arrays)
+        given = paths.flatten(params)
+        return program(given, inputs, kwargs)(given, arrays(inputs, kwargs))
 
     return small
 
@@ -178,7 +169,8 @@ def _flat(graph: Graph) -> _Program:
                 inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
                 outs = run(inner.jaxpr, inner.consts, ins)
             else:
-                outs = bind(eqn, ins)
+                with as_written(eqn):
+                    outs = bind(eqn, ins)
             values.update(zip(eqn.outvars, outs, strict=True))
         return [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
 
@@ -280,7 +272,8 @@ def _without(graph: Graph, names: Collection[str]) -> Callable[..., Any]:
             return operand.val if isinstance(operand, Literal) else values[operand]
 
         for eqn in equations:
-            outs = bind(eqn, [read(operand) for operand in eqn.invars])
+            with as_written(eqn):
+                outs = bind(eqn, [read(operand) for operand in eqn.invars])
             values.update(zip(eqn.outvars, outs, strict=True))
         results = [None if var is None else read(var) for var in wanted.values()]
         return jax.tree.unflatten(program.structure, results)

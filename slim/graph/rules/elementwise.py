@@ -91,6 +91,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": np.minimum,
     "mul": np.multiply,
     "ne": np.not_equal,
+    "name": np.positive,
     "neg": np.negative,
     "one_minus_square": lambda x: 1 - x * x,
     "pow": np.power,

@@ -71,7 +71,10 @@ def evaluation(name, dtype=jnp.float32):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n in EVERY_RUN else pytest.mark.slow) for n in models.MODELS],
+    [
+        pytest.param(n, marks=[] if n in EVERY_RUN else pytest.mark.slow)
+        for n in models.IMAGE_MODELS
+    ],
 )
 def test_every_model_equals_its_folded_self(name):
     fn, shapes = evaluation(name)

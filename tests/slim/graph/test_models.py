@@ -40,7 +40,7 @@ def test_small_outputs_are_masked_outputs(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.IMAGE_MODELS)
 def test_small_outputs_and_gradients_are_masked_ones(name, monkeypatch):
     """Outputs in single precision, to 1e-5; they and the gradients in double, to 1e-9.
 
