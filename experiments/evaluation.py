@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from experiments import mesh as meshes
 from experiments.data.dataset import Dataset
-from experiments.network import Trainable, Variables, pixels
+from experiments.network import Trainable, Variables, prepare
 from slim.measure import classification
 
 PyTree = Any
@@ -24,7 +24,7 @@ def make(
     def update(
         acc: classification.Confusion, variables: Variables, batch: dict[str, jax.Array]
     ) -> classification.Confusion:
-        logits = network.predict(variables, pixels(batch["image"]))
+        logits = network.predict(variables, prepare(batch["input"]))
         return classification.update(acc, logits, batch["label"], batch["weight"])
 
     def evaluate(variables: Variables) -> dict[str, float]:

@@ -20,7 +20,7 @@ import pydantic
 from jax.experimental import multihost_utils
 from pydantic import Field
 
-from experiments.network import pixels
+from experiments.network import prepare
 from experiments.schema import Schema, one_of
 from experiments.timing import Latency, in_turn
 from slim import graph
@@ -35,7 +35,7 @@ Predict = Callable[[PyTree, jax.Array], jax.Array]
 Condition = Callable[[PyTree, jax.Array, jax.Array, jax.Array], jax.Array]
 """`(variables, key, images, labels) -> images` changed."""
 
-_pixels = jax.jit(pixels)
+_prepare = jax.jit(prepare)
 
 NOISE_SEED = 0  # every model of every run meets the same noise and the same random starts
 
@@ -44,7 +44,7 @@ class EvaluateConfig(Schema):
     """What the `evaluate` stage measures, and how finely."""
 
     batch_size: Annotated[int, Field(gt=0)] = 128
-    """Images in a batch: of the evaluation, and of `latency_batch_*` and `peak_memory_bytes`."""
+    """Examples in a batch: of the evaluation, and of `latency_batch_*` and `peak_memory_bytes`."""
     latency_rounds: Annotated[int, Field(gt=0)] = 30
     """Samples of each model's latency, at batch 1 and at `batch_size`."""
     robustness_images: Annotated[int, Field(gt=0)] = 256
@@ -69,17 +69,17 @@ class Measures(Schema):
     name: str
     """The model's name: that of the stage that made it."""
     samples: int
-    """Images that loss, top1, macro_f1, ece and agreement are of."""
+    """Examples that loss, top1, macro_f1, ece and agreement are of."""
     loss: float
     """Mean cross-entropy in nats, without label smoothing."""
     top1: float
-    """Share of images whose label got the largest logit."""
+    """Share of examples whose label got the largest logit."""
     macro_f1: float
     """Mean F1 of the classes that occur among labels or predictions."""
     ece: float
     """Expected calibration error over 15 equal bins of confidence."""
     agreement: float = Field(default_factory=lambda: math.nan)
-    """Share of the images that get the same label as from the first model, right or wrong; NaN in
+    """Share of the examples that get the same label as from the first model, right or wrong; NaN in
     reports of before it was measured."""
     parameters: int
     """Entries of `variables["params"]`, and of the weights that are integers."""
@@ -88,13 +88,13 @@ class Measures(Schema):
     size_bytes: int
     """Bytes of all variables, statistics and scales too, as a file holds them; zeros count."""
     macs: int
-    """Multiply-accumulates of the contractions for one image, padding included (analytic)."""
+    """Multiply-accumulates of the contractions for one example, padding included (analytic)."""
     flops: int
-    """Floating-point operations for one image, padding excluded (analytic, `slim.graph.cost`)."""
+    """Floating-point operations for one example, padding excluded (analytic, `slim.graph.cost`)."""
     xla_flops: float
-    """XLA's own count for one image: what the compiled batch-1 program has left of them."""
+    """XLA's own count for one example: what the compiled batch-1 program has left of them."""
     batch_size: int
-    """Images in a batch of `latency_batch_*` and `peak_memory_bytes`."""
+    """Examples in a batch of `latency_batch_*` and `peak_memory_bytes`."""
     latency_b1_median_s: float
     """Seconds of a compiled call at batch 1 on one device, after warm-up: the median."""
     latency_b1_p90_s: float
@@ -108,9 +108,9 @@ class Measures(Schema):
     latency_batch_ratio: float
     """The same over the first model's: median of the quotients of calls timed side by side."""
     peak_memory_bytes: int
-    """Arguments (variables and images), results and temporaries of the call at `batch_size`."""
+    """Arguments (variables and inputs), results and temporaries of the call at `batch_size`."""
     robustness_images: int
-    """Images that `robustness` is of."""
+    """Examples that `robustness` is of."""
     robustness: dict[str, float]
     """Top-1 on them by condition: `clean`, `fgsm@8/255` (epsilon), `contrast@3` (severity) ..."""
 
@@ -121,9 +121,10 @@ class Measured:
 
     Attributes:
         name: what its row is called; unique.
-        predict: `(variables, images) -> logits`, evaluation mode, images float32
-            `(batch, height, width, channels)` in [0, 1]: any normalization is inside. Give models
-            that differ in values alone the same (or an equal) function, and they share programs.
+        predict: `(variables, inputs) -> logits`, evaluation mode, inputs float32
+            `(batch, height, width, channels)` in [0, 1], any normalization is inside, or token ids
+            int32 `(batch, length)`. Give models that differ in values alone the same (or an equal)
+            function, and they share programs.
         variables: what `predict` reads: `params`, and whatever else (`batch_stats`), on the devices
             that `put` places batches on.
         differentiable: as `predict`, for attacks, which need gradients; None: `predict` has them.
@@ -148,13 +149,14 @@ def measure(
 
     Args:
         models: at least one.
-        batches: the evaluation set, read once: `image` uint8 `(batch, height, width, channels)`,
-            `label` int32 `(batch,)`, `weight` float32 `(batch,)`, 0 for rows that only pad.
+        batches: the evaluation set, read once: `input` uint8 `(batch, height, width, channels)` or
+            int32 `(batch, length)`, `label` int32 `(batch,)`, `weight` float32 `(batch,)`, 0 for
+            rows that only pad.
         config: see `EvaluateConfig`.
         put: places a batch where the variables are: on the mesh, sharded over `batch`.
 
     Raises:
-        ValueError: no models, two of one name, or no image that counts.
+        ValueError: no models, two of one name, or no example that counts.
     """
     names = [model.name for model in models]
     if not names or len(set(names)) < len(names):
@@ -162,9 +164,9 @@ def measure(
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
-        raise ValueError("batches is empty: the evaluation set has no images")
+        raise ValueError("batches is empty: the evaluation set has no examples")
     quality = _quality(models, itertools.chain([first], batches), config, put)
-    work = _work(models, np.asarray(first["image"]), config)
+    work = _work(models, np.asarray(first["input"]), config)
     return [
         Measures(name=model.name, **quality[model.name], **_size(model), **work[model.name])
         for model in models
@@ -233,7 +235,7 @@ def _quality(
     config: EvaluateConfig,
     put: Callable[[Batch], Batch],
 ) -> dict[str, dict[str, Any]]:
-    """Scores on all images, and top-1 under attacks and corruptions on the first of them."""
+    """Scores on all examples, and top-1 under attacks and corruptions on the first of them."""
     update = jax.jit(classification.update)
     agreeing = jax.jit(classification.agreeing)
     forward = _forward(models)
@@ -247,19 +249,19 @@ def _quality(
     left = config.robustness_images
     for index, batch in enumerate(batches):
         batch = put(batch)
-        images, labels, weights = _pixels(batch["image"]), batch["label"], batch["weight"]
+        inputs, labels, weights = _prepare(batch["input"]), batch["label"], batch["weight"]
         chosen = _first(weights, jnp.asarray(left))
         key = jax.random.fold_in(jax.random.key(NOISE_SEED), index)
         reference: jax.Array | None = None
         for model in models:
-            logits = forward[model.predict](model.variables, images)
+            logits = forward[model.predict](model.variables, inputs)
             reference = logits if reference is None else reference
             agreed[model.name] += agreeing(logits, reference, weights)
             empty = classification.init(logits.shape[1])
             scores[model.name] = update(scores.get(model.name, empty), logits, labels, weights)
             tried = conditions[model.predict] if left > 0 else {}
             for name, change in tried.items():
-                changed = change(model.variables, key, images, labels)
+                changed = change(model.variables, key, inputs, labels)
                 logits = forward[model.predict](model.variables, changed)
                 acc = under[model.name].get(name, empty)
                 under[model.name][name] = update(acc, logits, labels, chosen)
@@ -275,7 +277,7 @@ def _read(scores: Confusion, agreed: Any, under: Mapping[str, Confusion]) -> dic
     result = jax.jit(classification.result)
     samples = round(float(scores.counts.sum()))
     if samples == 0:
-        raise ValueError("batches have no image of weight above 0: nothing to measure")
+        raise ValueError("batches have no example of weight above 0: nothing to measure")
     return {
         "samples": samples,
         **{name: float(value) for name, value in result(scores)._asdict().items()},
@@ -297,14 +299,14 @@ def _on_one_device(tree: PyTree) -> PyTree:
 
 
 def _work(
-    models: Sequence[Measured], images: np.ndarray, config: EvaluateConfig
+    models: Sequence[Measured], inputs: np.ndarray, config: EvaluateConfig
 ) -> dict[str, dict[str, Any]]:
     """FLOPs, latency and memory of each model on one device, all latencies taken in turn."""
     forward = _forward(models)
     variables = {model.name: _on_one_device(model.variables) for model in models}
 
     def programs(batch_size: int) -> tuple[dict[str, jax.stages.Compiled], dict[str, Latency]]:
-        batch = _on_one_device(_pixels(np.resize(images, (batch_size, *images.shape[1:]))))
+        batch = _on_one_device(_prepare(np.resize(inputs, (batch_size, *inputs.shape[1:]))))
         made = {
             model.name: forward[model.predict].lower(variables[model.name], batch).compile()
             for model in models
@@ -314,10 +316,10 @@ def _work(
 
     single, single_latency = programs(1)
     batched, batched_latency = programs(config.batch_size)
-    one_image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    one = jax.eval_shape(prepare, jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype))
     rows = {}
     for model in models:
-        cost = graph.cost(graph.trace(model.predict, model.variables, one_image))
+        cost = graph.cost(graph.trace(model.predict, model.variables, one))
         rows[model.name] = {
             "macs": cost.macs,
             "flops": cost.flops,

@@ -1,4 +1,4 @@
-"""The model of a recipe as pure functions of its variables, the pixels' normalization inside."""
+"""The model of a recipe as pure functions of its variables, pixels' normalization inside."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from experiments import cuts
 from experiments.cuts import Cut
-from experiments.data.dataset import DataInfo
+from experiments.data.info import IMAGE, DataInfo, Modality
 from experiments.precision import Precision
 from experiments.schema import ConfigError
 from slim import models, paths
@@ -26,11 +26,11 @@ Variables = dict[str, PyTree]
 class Trainable(Protocol):
     """What the trainer needs of a network."""
 
-    def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def predict(self, variables: Variables, inputs: jax.Array) -> jax.Array:
         """Logits in evaluation."""
 
     def train(
-        self, variables: Variables, images: jax.Array, key: jax.Array
+        self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
         """Logits in training, and the collections that training changes."""
 
@@ -41,8 +41,8 @@ def unpack(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return config["name"], options
 
 
-def check(config: dict[str, Any]) -> None:
-    """Refuse a `model` section that names no model or has wrong options.
+def check(config: dict[str, Any], modality: Modality) -> None:
+    """Refuse a `model` section that names no model for the data or has wrong options.
 
     Raises:
         ConfigError: naming what is wrong and what is allowed.
@@ -54,30 +54,38 @@ def check(config: dict[str, Any]) -> None:
         models.create(name, num_classes=1, **options)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
+    fitting = models.IMAGE_MODELS if modality == IMAGE else models.TEXT_MODELS
+    if name not in fitting:
+        raise ConfigError(
+            f"model.name = {name!r} does not read what an example of the data is, {modality.noun}; "
+            f"choose one of {', '.join(fitting)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A Flax model that takes pixels in [0, 1].
+    """A Flax model that takes pixels in [0, 1], or token ids.
 
     Variables are Flax collections: `params`, and `batch_stats` where the model has them.
 
     Attributes:
         module: the model.
-        image_shape: (height, width, channels).
-        mean: the training pixels' mean per channel.
+        input_shape: of one example: (height, width, channels) or (length,).
+        mean: the training pixels' mean per channel; of texts ().
         std: the training pixels' standard deviation per channel.
         storage: the parameters' type.
+        modality: what inputs are.
         plans: the cuts that made it smaller than the module says, each of the network that the
             one before it left; see `shrunk`.
         before: the network before the last of them; None if there are none.
     """
 
     module: nn.Module
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     storage: Any = jnp.float32
+    modality: Modality = IMAGE
     plans: tuple[Cut, ...] = ()
     before: "Network | None" = None
 
@@ -88,7 +96,7 @@ class Network:
             ValueError: the network is quantized, and its integers follow from calibration alone.
         """
         if self.before is None:
-            variables = dict(self.module.init(key, self._normalize(self._sample()), train=False))
+            variables = dict(self.module.init(key, self._normalize(self.sample()), train=False))
             return variables | {"params": _cast(variables["params"], self.storage)}
         return cuts.apply(self.plans[-1], self.before.init(key), self.before.graph)
 
@@ -113,32 +121,32 @@ class Network:
             network = network._smaller[key]
         return network
 
-    def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def predict(self, variables: Variables, inputs: jax.Array) -> jax.Array:
         """Logits in evaluation.
 
         Args:
             variables: as `init` makes them.
-            images: (batch, height, width, channels), in [0, 1].
+            inputs: (batch, *input_shape), as `prepare` gives them.
 
         Returns:
             (batch, classes) float32.
         """
-        logits: jax.Array = self._replayed("_predict")(variables, images)
+        logits: jax.Array = self._replayed("_predict")(variables, inputs)
         return logits
 
-    def differentiable(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """Logits as `predict` gives them, to rounding, through which images get gradients.
+    def differentiable(self, variables: Variables, inputs: jax.Array) -> jax.Array:
+        """Logits as `predict` gives them, to rounding, through which pixels get gradients.
 
         Those of integers pass straight through the rounding.
         """
-        logits: jax.Array = self._replayed("_differentiable")(variables, images)
+        logits: jax.Array = self._replayed("_differentiable")(variables, inputs)
         return logits
 
     def train(
-        self, variables: Variables, images: jax.Array, key: jax.Array
+        self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
         """Logits in training, and the collections that training changes (batch statistics)."""
-        result: tuple[jax.Array, Variables] = self._replayed("_train")(variables, images, key)
+        result: tuple[jax.Array, Variables] = self._replayed("_train")(variables, inputs, key)
         return result
 
     def weights(self, variables: Variables) -> PyTree:
@@ -156,12 +164,16 @@ class Network:
         return whole.params.get("params", {}), integers
 
     def graph(self) -> Graph:
-        """The trace of `predict`, for one image."""
-        return trace(self.predict, self.abstract(), self._sample())
+        """The trace of `predict`, for one example."""
+        return trace(self.predict, self.abstract(), self.sample())
 
     def train_graph(self) -> Graph:
-        """The trace of `train`, for one image."""
-        return trace(self.train, self.abstract(), self._sample(), jax.random.key(0))
+        """The trace of `train`, for one example."""
+        return trace(self.train, self.abstract(), self.sample(), jax.random.key(0))
+
+    def sample(self, batch: int = 1) -> jax.Array:
+        """Zeros, as so many examples are when they come to `predict`."""
+        return jnp.zeros((batch, *self.input_shape), self.modality.taken)
 
     def _replayed(self, name: str) -> Callable[..., Any]:
         """The module's function of that name, cut as the plans say."""
@@ -169,7 +181,7 @@ class Network:
             whole: Callable[..., Any] = getattr(self, name)
             return whole
         if name not in self._programs:
-            data = [self._sample()] + ([jax.random.key(0)] if name == "_train" else [])
+            data = [self.sample()] + ([jax.random.key(0)] if name == "_train" else [])
             traced = trace(self.before._replayed(name), self.before.abstract(), *data)
             self._programs[name] = cuts.replay(
                 traced, self.plans[-1], integers=name != "_differentiable"
@@ -184,41 +196,42 @@ class Network:
     def _programs(self) -> dict[str, Callable[..., Any]]:
         return {}
 
-    def _predict(self, variables: Variables, images: jax.Array) -> Any:
-        return self.module.apply(_computed(variables), self._normalize(images), train=False)
+    def _predict(self, variables: Variables, inputs: jax.Array) -> Any:
+        return self.module.apply(_computed(variables), self._normalize(inputs), train=False)
 
     _differentiable = _predict
 
     def _train(
-        self, variables: Variables, images: jax.Array, key: jax.Array
+        self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[Any, Variables]:
         mutable = [name for name in variables if name != "params"]
         logits, changed = self.module.apply(
             _computed(variables),
-            self._normalize(images),
+            self._normalize(inputs),
             train=True,
             mutable=mutable,
             rngs={"dropout": key},
         )
         return logits, dict(changed)
 
-    def _sample(self) -> jax.Array:
-        return jnp.zeros((1, *self.image_shape), jnp.float32)
-
-    def _normalize(self, images: jax.Array) -> jax.Array:
-        return (images - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
+    def _normalize(self, inputs: jax.Array) -> jax.Array:
+        if self.modality != IMAGE:
+            return inputs
+        return (inputs - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
 
 
 def build(config: dict[str, Any], info: DataInfo, precision: Precision) -> Network:
     """The network of a `model` section for a data set."""
     name, options = unpack(config)
     module = models.create(name, num_classes=info.num_classes, dtype=precision.compute, **options)
-    return Network(module, info.image_shape, info.mean, info.std, precision.storage)
+    return Network(module, info.input_shape, info.mean, info.std, precision.storage, info.modality)
 
 
-def pixels(images: jax.Array) -> jax.Array:
-    """Bytes as float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+def prepare(inputs: jax.Array) -> jax.Array:
+    """A batch's inputs as a network takes them: bytes as float32 in [0, 1], token ids unchanged."""
+    if inputs.dtype != jnp.uint8:
+        return inputs
+    return inputs.astype(jnp.float32) / 255
 
 
 def count(tree: PyTree) -> int:

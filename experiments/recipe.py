@@ -21,6 +21,7 @@ import slim
 from experiments import mesh as meshes
 from experiments import network
 from experiments.data.config import DataConfig
+from experiments.data.info import IMAGE, Modality
 from experiments.measure import EvaluateConfig
 from experiments.schema import ConfigError, Schema, overridable, parse, plain, unknown_name
 from experiments.stages import STAGES, Stage
@@ -139,7 +140,8 @@ def resolve(values: Mapping[str, Any] | ml_collections.ConfigDict, devices: int)
         ConfigError: naming the field, its value and what is allowed.
     """
     recipe = _typed(plain(values))
-    network.check(recipe.settings.model)
+    network.check(recipe.settings.model, recipe.settings.data.modality)
+    _check_modality(recipe)
     _check_order(recipe)
     _check_batches(recipe, devices)
     return recipe
@@ -156,12 +158,14 @@ def _typed(fields: Mapping[str, Any]) -> Recipe:
         # The section of a stage that is left out this time must be right all the same.
         if name not in STAGES and not (isinstance(section, Mapping) and "kind" in section):
             raise unknown_name("config", name, {*known, *names, *STAGES})
-        _planned(name, section)
-    stages = tuple(_planned(name, fields.get(name, {})) for name in settings.stages)
+        _planned(name, section, settings.data.modality)
+    stages = tuple(
+        _planned(name, fields.get(name, {}), settings.data.modality) for name in settings.stages
+    )
     return Recipe(settings, stages)
 
 
-def _planned(name: str, section: Any) -> PlannedStage:
+def _planned(name: str, section: Any, modality: Modality) -> PlannedStage:
     if not isinstance(section, Mapping | ml_collections.ConfigDict):
         raise ConfigError(f"{name} = {section!r}: a stage's section is a dict of its fields")
     section = plain(section)
@@ -169,7 +173,22 @@ def _planned(name: str, section: Any) -> PlannedStage:
     if kind not in STAGES:
         where = "stages" if kind == name else f"{name}.kind"
         raise unknown_name(where, kind, STAGES)
+    if modality != IMAGE:
+        section = {**dict.fromkeys(STAGES[kind].for_images, ()), **section}
     return PlannedStage(name, kind, parse(STAGES[kind].config, section, name))
+
+
+def _check_modality(recipe: Recipe) -> None:
+    data = recipe.settings.data
+    if data.modality == IMAGE:
+        return
+    for stage in recipe.stages:
+        for field in stage.stage.for_images:
+            if value := getattr(stage.config, field):
+                raise ConfigError(
+                    f"{stage.name}.{field} = {value!r}: {field} are of images, and {data.name} has "
+                    f"{data.modality.noun}s; leave it out, or set it to ()"
+                )
 
 
 def _check_order(recipe: Recipe) -> None:

@@ -19,9 +19,12 @@ from experiments.network import Network
 from experiments.precision import PRECISIONS
 from experiments.preemption import Preempted, Preemption
 from experiments.recipe import PlannedStage, Recipe
+from experiments.schema import ConfigError
 from experiments.stages import Context, Model
 from experiments.workdir import Finished
 from slim import paths
+from slim.graph import Plan
+from slim.prune import DepthPlan
 
 LOG = logging.getLogger("slim")
 
@@ -71,7 +74,7 @@ def run(
         if finished.has_model():
             load = partial(finished.model, context.network, meshes.replicated(context.mesh))
             model = load()
-            shapes[planned.name] = _shapes(model)
+            shapes[planned.name] = _shapes(context.network, model)
             context = dataclasses.replace(context, earlier={**context.earlier, planned.name: load})
         directories = {**context.directories, planned.kind: directory}
         context = dataclasses.replace(context, directories=directories)
@@ -119,6 +122,11 @@ def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> 
 
 
 def _run(planned: PlannedStage, context: Context, model: Model | None, finished: Finished) -> None:
+    if planned.stage.needs_floats and model is not None and model.quantized:
+        raise ConfigError(
+            f"{planned.name}: needs float weights, and those that were loaded are integers; start "
+            "from the network before its quantization"
+        )
     started = time.monotonic()
     context.directory.mkdir(parents=True, exist_ok=True)
     result = planned.stage.run(context, planned.config, model)
@@ -146,8 +154,10 @@ def _entry(
     )
 
 
-def _shapes(model: Model) -> Shapes:
-    return {path: tuple(leaf.shape) for path, leaf in paths.flatten(model.variables).items()}
+def _shapes(network: Network, model: Model) -> Shapes:
+    """Of the variables as floats, after the cuts of width and depth alone."""
+    cut = network.shrunk(plan for plan in model.plans if isinstance(plan, Plan | DepthPlan))
+    return {path: tuple(leaf.shape) for path, leaf in paths.flatten(cut.abstract()).items()}
 
 
 def _kernels(uncut: Network, shapes: dict[str, Shapes]) -> tuple[Shapes, dict[str, Shapes]]:

@@ -52,21 +52,21 @@ class SimulatedNetwork:
         vectors, rest = variables["params"][SCALES], variables[CALIBRATION]
         return {**floats, "params": params}, quant.join(self.assigned, vectors, rest)
 
-    def predict(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def predict(self, variables: Variables, inputs: jax.Array) -> jax.Array:
         """Logits in evaluation."""
         floats, scales = self.split(variables)
-        logits: jax.Array = self._predict(floats, scales, images)
+        logits: jax.Array = self._predict(floats, scales, inputs)
         return logits
 
     def train(
-        self, variables: Variables, images: jax.Array, key: jax.Array
+        self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
         """Logits in training, and the collections that training changes."""
         floats, scales = self.split(variables)
         same = {name: tree for name, tree in variables.items() if name != "params"}
         if self.frozen:
-            return self._predict(floats, scales, images), same
-        logits, changed = self._train(floats, scales, images, key)
+            return self._predict(floats, scales, inputs), same
+        logits, changed = self._train(floats, scales, inputs, key)
         return logits, {**same, **changed}
 
     @cached_property

@@ -23,10 +23,11 @@ from experiments import divergence, evaluation, optimizers, processes, train_ste
 from experiments import mesh as meshes
 from experiments.checkpoint import Checkpointer
 from experiments.data.dataset import Dataset
+from experiments.data.info import IMAGE
 from experiments.divergence import Diverged
 from experiments.logs import RunLog
 from experiments.logs.window import Window
-from experiments.network import Trainable, Variables, pixels
+from experiments.network import Trainable, Variables, prepare
 from experiments.precision import Precision
 from experiments.preemption import Preempted, Preemption
 from experiments.schema import Schema
@@ -292,7 +293,8 @@ def _loop(
             batch = meshes.put_batch(next(batches), job.mesh)
             if step == 0:
                 log.hparams(job.config.model_dump(), ["eval/top1"])
-                log.images(0, "augmented", _first_images(job, state, batch))
+                if job.dataset.info.modality == IMAGE:
+                    log.images(0, "augmented", _first_images(job, state, batch))
             state, metrics = train(state, batch)
             step += 1
             gradients = metrics.pop("gradients", None)
@@ -332,5 +334,5 @@ def _loop(
 
 def _first_images(job: Job, state: TrainState, batch: dict[str, jax.Array]) -> PyTree:
     key = jax.random.wrap_key_data(state.key)
-    augmented = jax.jit(lambda key, images: job.augment(key, pixels(images)))(key, batch["image"])
+    augmented = jax.jit(lambda key, images: job.augment(key, prepare(images)))(key, batch["input"])
     return evaluation.to_host(augmented)

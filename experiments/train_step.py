@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from experiments.network import Trainable, Variables, pixels
+from experiments.network import Trainable, Variables, prepare
 from experiments.optimizers import OptimizerConfig
 from experiments.precision import LossScale, cast
 
@@ -168,13 +168,13 @@ def gradients(
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     augment_key, dropout_key = jax.random.split(key)
-    images = augment(augment_key, pixels(batch["image"]))
+    inputs = augment(augment_key, prepare(batch["input"]))
     scale = state.loss_scale.scale
 
     def loss_fn(
-        params: PyTree, collections: Variables, images: jax.Array, labels: jax.Array, key: jax.Array
+        params: PyTree, collections: Variables, inputs: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Variables]]:
-        logits, changed = network.train({"params": params, **collections}, images, key)
+        logits, changed = network.train({"params": params, **collections}, inputs, key)
         targets = optax.smooth_labels(
             jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), config.label_smoothing
         )
@@ -192,11 +192,11 @@ def gradients(
         return changed, (grads, loss, accuracy)
 
     if config.accumulate == 1:
-        piece = (images, batch["label"], dropout_key)
+        piece = (inputs, batch["label"], dropout_key)
         collections, (grads, loss, accuracy) = part(state.collections, piece)
         return grads, loss, accuracy, collections
     pieces = (
-        _parts(images, config.accumulate),
+        _parts(inputs, config.accumulate),
         _parts(batch["label"], config.accumulate),
         jax.random.split(dropout_key, config.accumulate),
     )

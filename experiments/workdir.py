@@ -136,6 +136,10 @@ class Finished:
         """The rows it measured."""
         return tuple(Measures.model_validate(row) for row in self._read()["measures"])
 
+    def plans(self) -> tuple[cuts.Cut, ...]:
+        """What made the model's network of the recipe's."""
+        return tuple(cuts.from_json(text) for text in self._read()["plans"])
+
     def model(self, network: Network, sharding: jax.sharding.Sharding) -> Model:
         """The model it gave, placed as `sharding` says."""
 
@@ -143,7 +147,7 @@ class Finished:
             return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
         record = self._read()
-        plans = tuple(cuts.from_json(text) for text in record["plans"])
+        plans = self.plans()
         variables = network.shrunk(plans).abstract()
         target = {"variables": jax.tree.map(place, variables)}
         if record["masks"]:

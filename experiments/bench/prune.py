@@ -56,13 +56,13 @@ def sparse_step() -> list[Row]:
     )
     rng = np.random.default_rng(0)
     batch = {
-        "image": jnp.asarray(rng.integers(0, 256, (BATCH, 28, 28, 1)), jnp.uint8),
+        "input": jnp.asarray(rng.integers(0, 256, (BATCH, 28, 28, 1)), jnp.uint8),
         "label": jnp.asarray(rng.integers(0, 10, BATCH), jnp.int32),
     }
 
     def program(optimizer: optax.GradientTransformation) -> tuple[Any, TrainState]:
         step = make_step(
-            network, optimizer, rate, config, lambda key, images: images, give_gradients=False
+            network, optimizer, rate, config, lambda key, inputs: inputs, give_gradients=False
         )
         variables = jax.jit(network.init)(jax.random.key(0))
         state = start(variables, optimizer, seed=0, initial_scale=1.0, ema=False)

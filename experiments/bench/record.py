@@ -18,7 +18,7 @@ import jax
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-PEERS = ("torch", "torch-pruning", "transformers")
+PEERS = ("torch", "torch-pruning", "transformers", "qwix")
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,

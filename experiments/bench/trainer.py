@@ -25,7 +25,7 @@ from experiments import platform, recipe, runner
 from experiments.bench.record import Row, record
 from experiments.data import sets
 from experiments.logs import METRICS, jsonl
-from experiments.network import Network, pixels
+from experiments.network import Network, prepare
 from experiments.preemption import Preemption
 from experiments.stages.stage import Context, Model, make_job, train
 from experiments.train import Job, TrainConfig
@@ -49,7 +49,7 @@ def bare_rate(job: Job, network: Network) -> float:
     def step(params: Any, stats: Any, opt_state: Any, batch: Any) -> tuple[Any, Any, Any]:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, changed = network.train(
-                {"params": params, "batch_stats": stats}, pixels(batch["image"]), jax.random.key(0)
+                {"params": params, "batch_stats": stats}, prepare(batch["input"]), jax.random.key(0)
             )
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
             return loss, changed["batch_stats"]

@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any
 
+import pydantic
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
+from experiments.data import text_sets
 from experiments.data.augment import AUGMENTATIONS
+from experiments.data.info import IMAGE, TEXT, Modality
 from experiments.schema import ConfigError, Schema, parse, unknown_name
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -35,7 +38,7 @@ class DataConfig(Schema):
 
     name: str
     """`digits`, `foolbox_imagenet` (20 photographs, split `test`), `mnist`, `fashion_mnist`, or any
-    image classification set of TFDS: `cifar10`."""
+    image classification set of TFDS: `cifar10`. Texts: `rotten_tomatoes`, `imdb`, `bbc_news`."""
     batch_size: PositiveInt
     eval_batch_size: PositiveInt = 256
     train_split: str = "train"
@@ -45,12 +48,40 @@ class DataConfig(Schema):
     augment: tuple[
         Annotated[SerializeAsAny[Schema], BeforeValidator(_typed_augmentation)], ...
     ] = ()
-    """Applied in this order; each is a name of `AUGMENTATIONS` with its fields."""
+    """Of images; applied in this order; each is a name of `AUGMENTATIONS` with its fields."""
     data_dir: str | None = None
     """Where TFDS's sets lie; None: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
     resize: tuple[PositiveInt, PositiveInt] | None = None
     """(height, width): the largest centred box of that shape, scaled; a must where sizes differ."""
+    length: Annotated[int, Field(ge=3)] | None = None
+    """Tokens of a text, a must there: longer ones are cut, shorter ones padded; not of images."""
     num_classes: PositiveInt | None = None
     """How many labels the recipe was written for; refused where the set has another number."""
     in_memory_mib: Annotated[int, Field(ge=0)] = 512
-    """A split that takes at most this many MiB decoded is read to memory once."""
+    """A split that takes at most this many MiB decoded is read to memory once; texts always are."""
+
+    @property
+    def modality(self) -> Modality:
+        """What examples are."""
+        return TEXT if self.name in text_sets.SETS else IMAGE
+
+    @pydantic.model_validator(mode="after")
+    def _of_one_modality(self) -> "DataConfig":
+        if self.modality == IMAGE:
+            if self.length is not None:
+                raise ValueError(
+                    f"length = {self.length}: {self.name} has images, which have no tokens; leave "
+                    "it out"
+                )
+            return self
+        if self.length is None:
+            raise ValueError(
+                f"length = None: {self.name} has texts; give the tokens that one is cut or padded "
+                "to, such as 64"
+            )
+        for field in ("augment", "resize"):
+            if value := getattr(self, field):
+                raise ValueError(
+                    f"{field} = {value!r} is for images, and {self.name} has texts; leave it out"
+                )
+        return self

@@ -23,11 +23,12 @@ _NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 class Dataset:
     """A training and an evaluation split, ready to be batched.
 
-    Training batches: images uint8 (batch, height, width, channels) and labels int32 (batch,), under
-    `image` and `label`. The batch of step s is a pure function of (seed, s), whatever the number
-    of processes: process p of P gets rows [p B/P, (p+1) B/P) of the global batch of B rows. Every
-    epoch is another permutation with each example exactly once; it runs on over batch borders, so
-    that nothing is dropped: a batch may hold the end of an epoch and the start of the next.
+    Training batches: inputs and labels int32 (batch,), under `input` and `label`. Inputs are pixels
+    uint8 (batch, height, width, channels) or token ids int32 (batch, length). The batch of step s
+    is a pure function of (seed, s), whatever the number of processes: process p of P gets rows
+    [p B/P, (p+1) B/P) of the global batch of B rows. Every epoch is another permutation with each
+    example exactly once; it runs on over batch borders, so that nothing is dropped: a batch may
+    hold the end of an epoch and the start of the next.
 
     Attributes:
         info: what is known without the data.
@@ -85,7 +86,7 @@ class Dataset:
             process_count: among so many, which get the same number of batches each.
 
         Returns:
-            An iterator of batches with `image`, `label` and `weight` float32 (batch,): 1 for an
+            An iterator of batches with `input`, `label` and `weight` float32 (batch,): 1 for an
             example, 0 for a row of zeros that fills up the last batch.
 
         Raises:
@@ -99,10 +100,10 @@ class Dataset:
             first = batch * batch_size + process_index * rows
             indices = np.arange(first, first + rows)
             real = indices < total
-            images, labels = self.eval.gather(np.where(real, indices, 0))
-            images[~real] = 0
+            inputs, labels = self.eval.gather(np.where(real, indices, 0))
+            inputs[~real] = 0
             labels[~real] = 0
-            return {"image": images, "label": labels, "weight": real.astype(np.float32)}
+            return {"input": inputs, "label": labels, "weight": real.astype(np.float32)}
 
         steps = grain.MapDataset.range(-(-total // batch_size)).map(gather)
         return iter(steps.to_iter_dataset(_read_options(self.eval)))
@@ -118,8 +119,8 @@ class Dataset:
         rows = _rows_of_process(self.batch_size, process_index, process_count)
 
         def gather(indices: np.ndarray) -> Batch:
-            images, labels = self.train.gather(indices)
-            return {"image": images, "label": labels}
+            inputs, labels = self.train.gather(indices)
+            return {"input": inputs, "label": labels}
 
         indices = grain.MapDataset.range(len(self.train)).seed(seed).shuffle().repeat()
         parts = indices.batch(rows, batch_fn=np.asarray)

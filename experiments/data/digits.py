@@ -18,7 +18,7 @@ def locate() -> Located:
     """The set, without reading it."""
     return Located(
         splits=SPLITS,
-        image_shape=(8, 8, 1),
+        input_shape=(8, 8, 1),
         class_names=tuple("0123456789"),
         origin=f"scikit-learn {importlib.metadata.version('scikit-learn')}, inside its wheel",
         open=_open,

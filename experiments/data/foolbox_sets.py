@@ -43,7 +43,7 @@ def locate() -> Located:
 
     return Located(
         splits=splits,
-        image_shape=(SIDE, SIDE, 3),
+        input_shape=(SIDE, SIDE, 3),
         class_names=tuple(map(str, range(1000))),
         origin=f"{PACKAGE}, inside its wheel",
         open=open_split,

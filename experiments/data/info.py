@@ -1,6 +1,10 @@
 """What is known of a data set before its data are read."""
 
 import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -16,24 +20,45 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 """Mean and standard deviation, per channel, of the training pixels scaled to [0, 1]."""
 
 
+class Modality(NamedTuple):
+    """What an example's input is: one array, whatever it stands for.
+
+    Attributes:
+        noun: what people call one.
+        stored: the type of inputs in a batch.
+        taken: the type that a network takes them in; see `experiments.network.prepare`.
+    """
+
+    noun: str
+    stored: Any
+    taken: Any
+
+
+IMAGE = Modality("image", np.uint8, jnp.float32)
+"""Pixels, `(height, width, channels)`."""
+TEXT = Modality("text", np.int32, jnp.int32)
+"""Token ids, `(length,)`, 0 where a text has ended."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataInfo:
     """What is known of a data set before its data are read.
 
     Attributes:
         name: as in the config.
-        image_shape: (height, width, channels), after `resize`.
+        input_shape: of one example: (height, width, channels) after `resize`, or (length,).
         num_classes: outputs that a classifier needs.
         class_names: the labels' names, in order.
         num_train: examples in the training split.
         num_eval: examples in the evaluation split.
-        mean: of the training pixels scaled to [0, 1], per channel.
+        mean: of the training pixels scaled to [0, 1], per channel; of texts ().
         std: likewise the standard deviation; a model sees (pixel - mean) / std.
         origin: where the data come from, for people.
+        modality: what inputs are.
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
     class_names: tuple[str, ...]
     num_train: int
@@ -41,6 +66,7 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: str
+    modality: Modality = IMAGE
 
 
 def mean_and_std(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

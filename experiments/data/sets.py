@@ -1,11 +1,12 @@
 """`info` says what a set is without reading it; `load` makes it ready to be batched."""
 
 import hashlib
+import math
 
-from experiments.data import digits, foolbox_sets, tfds_sets
+from experiments.data import digits, foolbox_sets, text_sets, tfds_sets
 from experiments.data.config import DataConfig
 from experiments.data.dataset import Dataset
-from experiments.data.info import DataInfo, mean_and_std
+from experiments.data.info import IMAGE, DataInfo, mean_and_std
 from experiments.data.located import Located, ranges
 from experiments.data.sources import Source, read_to_memory
 from experiments.schema import ConfigError
@@ -32,10 +33,10 @@ def load(config: DataConfig) -> Dataset:
 
     def opened(spec: str) -> Source:
         source = located.open(spec, config.resize)
-        mib = len(source) * info.image_shape[0] * info.image_shape[1] * info.image_shape[2] / 2**20
+        mib = len(source) * math.prod(info.input_shape) / 2**20
         if source.in_memory or mib > config.in_memory_mib:
             return source
-        return read_to_memory(source, info.image_shape)
+        return read_to_memory(source, info.input_shape)
 
     train = opened(config.train_split)
     evaluation = opened(_eval_split(config, located))
@@ -55,6 +56,9 @@ def _locate(config: DataConfig) -> Located:
         return digits.locate()
     if config.name == foolbox_sets.IMAGENET:
         return foolbox_sets.locate()
+    if config.name in text_sets.SETS:
+        assert config.length is not None
+        return text_sets.locate(config.name, config.length)
     return tfds_sets.locate(config.name, config.data_dir)
 
 
@@ -71,20 +75,15 @@ def _describe(config: DataConfig, located: Located) -> DataInfo:
             f"data.num_classes = {config.num_classes}: {config.name} has {labels} labels; "
             f"give {labels}, or None"
         )
-    height, width = config.resize or located.image_shape[:2]
-    if height is None or width is None:
-        raise ConfigError(
-            f"data.resize = None: the images of {config.name} differ in size; "
-            "give (height, width), such as (224, 224)"
-        )
 
     def size(spec: str, field: str) -> int:
         return sum(len(positions) for _, positions in ranges(spec, located.splits, field))
 
-    mean, std = mean_and_std(config.name, located.image_shape[2])
+    shape = _input_shape(config, located)
+    mean, std = mean_and_std(config.name, shape[2]) if located.modality == IMAGE else ((), ())
     return DataInfo(
         name=config.name,
-        image_shape=(height, width, located.image_shape[2]),
+        input_shape=shape,
         num_classes=labels,
         class_names=located.class_names,
         num_train=size(config.train_split, "data.train_split"),
@@ -92,4 +91,19 @@ def _describe(config: DataConfig, located: Located) -> DataInfo:
         mean=mean,
         std=std,
         origin=located.origin,
+        modality=located.modality,
     )
+
+
+def _input_shape(config: DataConfig, located: Located) -> tuple[int, ...]:
+    """Of one example, images resized."""
+    shape = located.input_shape
+    if config.resize is not None:
+        shape = (*config.resize, *shape[2:])
+    sizes = tuple(size for size in shape if size is not None)
+    if len(sizes) < len(shape):
+        raise ConfigError(
+            f"data.resize = None: the images of {config.name} differ in size; "
+            "give (height, width), such as (224, 224)"
+        )
+    return sizes

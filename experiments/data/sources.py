@@ -12,7 +12,7 @@ _CHUNK = 1024
 
 
 class Source(Protocol):
-    """A split of labelled images."""
+    """A split of labelled examples."""
 
     in_memory: bool
     """Whether `gather` is a copy in memory, not worth a thread of its own."""
@@ -21,7 +21,10 @@ class Source(Protocol):
         """How many examples there are."""
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (count, height, width, channels) uint8 and labels (count,) int32."""
+        """Inputs and labels (count,) int32.
+
+        Inputs are uint8 (count, height, width, channels) or int32 (count, length).
+        """
 
     def fingerprint(self) -> str:
         """A hash that changes when the examples do."""
@@ -32,28 +35,28 @@ class ArraySource:
 
     in_memory = True
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Keeps `images` (n, height, width, channels) uint8 and `labels` (n,) int32."""
-        self.images = images
+    def __init__(self, inputs: np.ndarray, labels: np.ndarray) -> None:
+        """Keeps `inputs` (n, ...) and `labels` (n,) int32."""
+        self.inputs = inputs
         self.labels = labels
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Source`: one NumPy gather."""
-        return self.images[indices], self.labels[indices]
+        return self.inputs[indices], self.labels[indices]
 
     def fingerprint(self) -> str:
         """See `Source`: of the bytes themselves."""
-        digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(self.images.tobytes())
+        digest = hashlib.sha256(repr(self.inputs.shape).encode())
+        digest.update(self.inputs.tobytes())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
 
 class RecordSource:
-    """Examples that are read from disk, decoded and resized whenever they are asked for."""
+    """Images that are read from disk, decoded and resized whenever they are asked for."""
 
     in_memory = False
 
@@ -115,7 +118,7 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_to_memory(source: Source, image_shape: Sequence[int]) -> ArraySource:
-    """Reads the whole of a source once; its images have the shape `image_shape`."""
+    """Reads the whole of a source of images once; each has the shape `image_shape`."""
     images = np.empty((len(source), *image_shape), np.uint8)
     labels = np.empty(len(source), np.int32)
     for start in range(0, len(source), _CHUNK):

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.data import idx, idx_builder
+from experiments.data import foolbox_sets, idx, idx_builder, text_sets
 from experiments.data.located import Located
 from experiments.data.sources import RecordSource, Source
 from experiments.schema import ConfigError
 from slim import paths
+
+ELSEWHERE = ("digits", foolbox_sets.IMAGENET, *text_sets.SETS)
+"""Sets that do not come through TFDS."""
 
 _PACKAGED = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where Debian's `dataset-fashion-mnist` puts the IDX files."""
@@ -77,7 +80,7 @@ def _from_builder(name: str, builder: tfds.core.DatasetBuilder) -> Located:
 
     return Located(
         splits={split: part.num_examples for split, part in info.splits.items()},
-        image_shape=shape,
+        input_shape=shape,
         class_names=tuple(label.names or map(str, range(label.num_classes))),
         origin=f"TFDS {info.full_name} in {builder.data_path}",
         open=open_split,
@@ -121,7 +124,7 @@ def _from_idx(name: str, root: Path) -> Located:
 
     return Located(
         splits={split: idx.read_shape(files[1])[0] for split, files in found.items() if files},
-        image_shape=(28, 28, 1),
+        input_shape=(28, 28, 1),
         class_names=idx_builder.CLASS_NAMES[name],
         origin=f"IDX files in {folder}, prepared once into {root}",
         open=open_split,
@@ -135,10 +138,10 @@ def _absent(name: str, root: Path) -> ConfigError:
         return ConfigError(
             f"data.name = {name!r}: not prepared in {root}; {_how_to_prepare(name, root)}"
         )
-    near = paths.nearest(name, ["digits", "foolbox_imagenet", *known])
+    near = paths.nearest(name, [*ELSEWHERE, *known])
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return ConfigError(
-        f"data.name: unknown name {name!r}{hint} Known: digits, foolbox_imagenet, "
+        f"data.name: unknown name {name!r}{hint} Known: {', '.join(ELSEWHERE)}, "
         f"{', '.join(idx_builder.CLASS_NAMES)}, what lies prepared in {root}, "
         "and the sets of tensorflow.org/datasets/catalog"
     )

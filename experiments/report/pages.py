@@ -13,7 +13,7 @@ from experiments.report.widths import FOLDED_FROM, width_tables
 NOTES = """\
 Loss is the mean cross-entropy in nats, F1 the mean over classes, ECE the expected calibration
 error. Size is that of all variables as their types store them, zeros included. MACs and FLOPs are
-derived from the program, for one image. Latency is of a compiled call after warm-up, the models
+derived from the program, for one example. Latency is of a compiled call after warm-up, the models
 timed in turn; its ratio is to the baseline's, below 1 is faster. Memory is arguments, results and
 temporaries of the compiled call."""
 

@@ -66,7 +66,7 @@ def sweep_tables(sweep: Sweep) -> list[Table]:
     large = f"b{first.batch_size}"
     seeds: list[Column] = [("seeds", lambda row: str(len(row.results)))] if has_seeds(rows) else []
     groups: dict[str, list[Column]] = {
-        f"Models, on {first.samples:,} images": [
+        f"Models, on {first.samples:,} examples": [
             *seeds,
             ("top-1", lambda row: _spread(row.values(_top1), percent)),
             ("points", lambda row: _spread(row.gains, lambda gain: f"{100 * gain:+.2f}")),
@@ -76,7 +76,7 @@ def sweep_tables(sweep: Sweep) -> list[Table]:
             ("b1", lambda row: ratio(row.mean(lambda m: m.latency_b1_ratio))),
             (large, lambda row: ratio(row.mean(lambda m: m.latency_batch_ratio))),
         ],
-        "More on quality, size, compute of one image, memory": [
+        "More on quality, size, compute of one example, memory": [
             ("loss", lambda row: _spread(row.values(lambda m: m.loss), digits)),
             ("ECE", lambda row: _spread(row.values(lambda m: m.ece), percent)),
             ("agrees", lambda row: _spread(row.values(lambda m: m.agreement), percent)),

@@ -19,7 +19,7 @@ def model_tables(models: Mapping[str, Measures]) -> list[Table]:
     first, *_ = models.values()
     large = f"b{first.batch_size}"
     groups: dict[str, list[Column]] = {
-        f"Models, on {first.samples:,} images": [
+        f"Models, on {first.samples:,} examples": [
             ("loss", lambda m: digits(m.loss)),
             ("top-1", lambda m: percent(m.top1)),
             ("F1", lambda m: percent(m.macro_f1)),
@@ -31,7 +31,7 @@ def model_tables(models: Mapping[str, Measures]) -> list[Table]:
             ("MACs", lambda m: count(m.macs)),
             ("latency b1", lambda m: f"{_ms(m.latency_b1_median_s)} {ratio(m.latency_b1_ratio)}"),
         ],
-        f"More on latency at batch 1 and {first.batch_size}, compute of one image, memory": [
+        f"More on latency at batch 1 and {first.batch_size}, compute of one example, memory": [
             ("b1 p90", lambda m: _ms(m.latency_b1_p90_s)),
             (f"{large} median", lambda m: _ms(m.latency_batch_median_s)),
             (f"{large} p90", lambda m: _ms(m.latency_batch_p90_s)),

@@ -29,4 +29,11 @@ def _measured(name: str, network: Network, model: Model) -> Measured:
     )
 
 
-STAGE = Stage(EvaluateConfig, run, needs_model=True, needs_floats=False, version=3)
+STAGE = Stage(
+    EvaluateConfig,
+    run,
+    needs_model=True,
+    needs_floats=False,
+    version=3,
+    for_images=("attacks", "corruptions"),
+)

@@ -1,4 +1,4 @@
-"""What stages learn about a model from training images: losses, and evidence for scores."""
+"""What stages learn about a model from training examples: losses, and evidence for scores."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import mesh as meshes
-from experiments.network import Network, Variables, pixels
+from experiments.network import Network, Variables, prepare
 from experiments.stages.stage import Context
 from slim import graph
 from slim.measure import classification
@@ -29,7 +29,7 @@ ACTIVATIONS = {"input_norms", "zero_fractions"}
 
 def loss(network: Network, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
     """The mean cross-entropy of a batch in nats, in evaluation mode."""
-    logits = network.predict(variables, pixels(batch["image"]))
+    logits = network.predict(variables, prepare(batch["input"]))
     return classification.cross_entropy(logits, batch["label"]).mean()
 
 
@@ -66,15 +66,15 @@ def measure(
     def loss_of(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         return loss(network, with_params(params), batch)
 
-    def logits_of(params: PyTree, images: jax.Array) -> jax.Array:
-        return network.predict(with_params(params), pixels(images))
+    def logits_of(params: PyTree, inputs: jax.Array) -> jax.Array:
+        return network.predict(with_params(params), prepare(inputs))
 
     found = Evidence(params)
     if needs & GRADIENTS:
         found = measure_gradients(loss_of, params, training_batches(context, batches))
     if needs & ACTIVATIONS:
-        images = ((batch["image"],) for batch in training_batches(context, batches))
-        found = measure_activations(logits_of, params, images)
+        inputs = ((batch["input"],) for batch in training_batches(context, batches))
+        found = measure_activations(logits_of, params, inputs)
     return found._replace(key=key)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import cuts, processes
@@ -51,7 +50,7 @@ def fit_widths(
         traced: the network's graph.
         scores: of the groups' units, comparable between groups.
         keep_ratio: the share.
-        batch: images in a call.
+        batch: examples in a call.
         rounds: samples of each latency.
         keeps: of each group, the shares of its units that it alone is timed at.
         limits: (group name pattern, limits) rules.
@@ -100,11 +99,11 @@ def _clock(
     """
     device = jax.local_devices()[0]
     variables = jax.device_put(jax.device_get(variables), device)
-    images = jax.device_put(jnp.zeros((batch, *network.image_shape), jnp.float32), device)
+    inputs = jax.device_put(network.sample(batch), device)
 
     def compiled(network: Network, variables: Variables) -> Callable[[], jax.Array]:
-        program = jax.jit(network.predict).lower(variables, images).compile()
-        return partial(program, variables, images)
+        program = jax.jit(network.predict).lower(variables, inputs).compile()
+        return partial(program, variables, inputs)
 
     whole = compiled(network, variables)
     baseline = in_turn({"whole": whole}, rounds=rounds)["whole"].median_s

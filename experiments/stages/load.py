@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import pydantic
 
+from experiments import cuts
+from experiments.cuts import Cut
+from experiments.network import Variables
 from experiments.schema import ConfigError, Schema, one_of
 from experiments.stages.stage import Context, Model, Result, Stage
 from experiments.weights import safetensors_store
-from experiments.weights.published import WEIGHTS
+from experiments.weights.published import WEIGHTS, Published
 from slim import paths
 
 
@@ -19,7 +22,8 @@ class LoadConfig(Schema):
 
     Attributes:
         file: a safetensors file with all variables of the recipe's model.
-        weights: published weights that come in a package; of `experiments.weights.published`.
+        weights: published weights that come in a package; of `experiments.weights.published`. What
+            they lack for the recipe's model, such as a classifier, is fresh, from the seed.
     """
 
     file: str | None = None
@@ -35,16 +39,17 @@ class LoadConfig(Schema):
 
 
 def run(context: Context, config: LoadConfig, model: Model | None) -> Result:
-    """Reads the network and checks it against the recipe's model.
+    """Reads the network and checks it against the recipe's model, cut as the file says.
 
     Raises:
         ConfigError: there is no such file, the package is not installed, or the variables are not
             those of the model.
     """
+    plans: tuple[Cut, ...] = ()
     if config.weights is not None:
         what = f"{context.name}.weights = {config.weights!r}"
         try:
-            variables = WEIGHTS[config.weights]()
+            variables = _published(context, WEIGHTS[config.weights])
         except FileNotFoundError as error:
             raise ConfigError(f"{what}: {error}") from None
     else:
@@ -52,12 +57,22 @@ def run(context: Context, config: LoadConfig, model: Model | None) -> Result:
         what = f"{context.name}.file = {config.file!r}"
         if not Path(config.file).exists():
             raise ConfigError(f"{what}: no such file")
-        variables, _ = safetensors_store.load(Path(config.file))
-    expected = context.network.abstract()
+        variables, metadata = safetensors_store.load(Path(config.file))
+        plans = tuple(map(cuts.from_json, metadata.get("plans", ())))
+    expected = context.network.shrunk(plans).abstract()
     check_same(expected, variables, what)
-    return Result(
-        Model(jax.tree.map(lambda e, v: jnp.asarray(v, e.dtype), expected, dict(variables)))
-    )
+    loaded = jax.tree.map(lambda e, v: jnp.asarray(v, e.dtype), expected, dict(variables))
+    return Result(Model(loaded, plans=plans))
+
+
+def _published(context: Context, weights: Published) -> Variables:
+    """All variables of the recipe's model, as far as the weights are for it."""
+    variables = weights.load()
+    if not weights.fresh:
+        return variables
+    fresh = jax.jit(context.network.init)(jax.random.key(context.seed))["params"]
+    begun = {name: fresh[name] for name in weights.fresh if name in fresh}
+    return {**variables, "params": {**variables["params"], **begun}}
 
 
 def check_same(expected: Any, found: Any, what: str) -> None:

@@ -49,8 +49,8 @@ class MixedConfig(Schema):
             format that it may.
         by: what is kept least: the `kl` divergence of the outputs from the float ones, or the rise
             of the `loss`.
-        images: training images that this is measured on, rounded up to whole batches.
-        latency_batch: images in a timed call.
+        examples: training examples that this is measured on, rounded up to whole batches.
+        latency_batch: examples in a timed call.
         latency_rounds: samples of each latency.
     """
 
@@ -61,7 +61,7 @@ class MixedConfig(Schema):
     budget: Annotated[str, one_of((*COSTS, LATENCY))] = "bytes"
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.6
     by: Annotated[str, one_of(("kl", "loss"))] = "kl"
-    images: Annotated[int, Field(ge=1)] = 1024
+    examples: Annotated[int, Field(ge=1)] = 1024
     latency_batch: Annotated[int, Field(ge=1)] = 64
     latency_rounds: Annotated[int, Field(ge=1)] = 15
 
@@ -91,7 +91,7 @@ def choose_formats(
         params: the float parameters.
         options: the model quantized in each of the formats, by the format's name. Sites that they
             leave float stay float; where they give a site the same there is nothing to choose.
-        batches: (images as the function takes them, labels).
+        batches: (inputs as the function takes them, labels).
         field: of the config, for messages.
 
     Raises:
@@ -99,7 +99,7 @@ def choose_formats(
     """
     different = _distinct(options)
     with refused(field):
-        effects = measure_sites(graph, params, different, batches, _loss)
+        effects = measure_sites(graph, params, different, batches, loss)
     nbytes = {name: weight_bytes(graph, option.sites) for name, option in options.items()}
     costs = _costs(config, graph, params, different)
     sites = {
@@ -137,7 +137,8 @@ def choose_formats(
     return dict(mix(options, best.formats).sites), record
 
 
-def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean cross-entropy in nats."""
     return classification.cross_entropy(logits, labels).mean()
 
 

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import pydantic
 from pydantic import Field
 
@@ -159,11 +158,10 @@ def _structure(
     if not colon:
         return STRUCTURES[name]
 
-    def predict(params: PyTree, images: jax.Array) -> jax.Array:
-        return network.predict({**model.variables, "params": params}, images)
+    def predict(params: PyTree, inputs: jax.Array) -> jax.Array:
+        return network.predict({**model.variables, "params": params}, inputs)
 
-    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-    traced = graph.trace(predict, model.variables["params"], image)
+    traced = graph.trace(predict, model.variables["params"], network.sample())
     return n_m(int(n), int(m), axes=contracted_axes(traced, select))
 
 

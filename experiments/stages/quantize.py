@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from experiments import report
-from experiments.network import Network, Variables, pixels
+from experiments.network import Network, Variables, prepare
 from experiments.schema import refused
 from experiments.simulated import SimulatedNetwork
-from experiments.stages import evidence, mixed
+from experiments.stages import auto, evidence, mixed
 from experiments.stages.quantize_config import SMOOTHINGS, QuantizeConfig
 from experiments.stages.stage import Context, Model, Result, Stage, make_job
 from experiments.train import fit
@@ -41,7 +41,7 @@ def run(context: Context, config: QuantizeConfig, model: Model | None) -> Result
     network = context.network.shrunk(model.plans)
     traced = network.graph()
     variables, seconds = model.variables, None
-    batches = _images(context, config.batches)
+    batches = _inputs(context, config.batches)
     assigned, scales = _calibrated(context, config, traced, variables, batches)
     if config.reestimate:
         variables = _reestimated(network, assigned, variables, scales, batches)
@@ -91,36 +91,41 @@ def _calibrated(
 ) -> tuple[dict[str, Assigned], Scales]:
     """What each site gets, and its scales."""
     options = {}
-    for weights in config.mixed.formats if config.mix else (config.weights,):
+    for weights in config.candidates:
         with refused(context.name):
             assigned = quant.assign(traced, config.policy(weights))
             scales = _calibrate(config, traced, assigned, variables, batches)
         options[weights] = Option(assigned, scales)
-    if config.mix:
-        assigned, scales = _mixed(context, config, traced, variables, options)
+    if config.mix or config.adapt:
+        assigned, scales = _chosen(context, config, traced, variables, options)
     _explain(context, traced, assigned)
     return assigned, scales
 
 
-def _mixed(
+def _chosen(
     context: Context,
     config: QuantizeConfig,
     traced: Graph,
     variables: Variables,
     options: dict[str, Option],
 ) -> tuple[dict[str, Assigned], Scales]:
-    """The options' formats that cost least accuracy; leaves a record and pictures of the choice."""
-    count = -(-config.mixed.images // context.dataset.batch_size)
+    """The format of each site, measured; `mix` leaves a record and pictures of the choice."""
+    examples = config.mixed.examples if config.mix else config.auto.examples
     batches = [
-        (pixels(batch["image"]), batch["label"])
-        for batch in evidence.training_batches(context, count)
+        (prepare(batch["input"]), batch["label"])
+        for batch in evidence.training_batches(context, -(-examples // context.dataset.batch_size))
     ]
+    if config.adapt:
+        option = auto.adapt(
+            config.auto, traced, variables, options, batches, field=f"{context.name}.auto"
+        )
+        return dict(option.sites), option.scales
     chosen, record = mixed.choose_formats(
         config.mixed, traced, variables, options, batches, field=f"{context.name}.mixed"
     )
     if jax.process_index() == 0:
         report.write_mixed(record, context.directory)
-    return chosen, quant.mix(options, record.best.formats)[1]
+    return chosen, quant.mix(options, record.best.formats).scales
 
 
 def _calibrate(
@@ -151,13 +156,13 @@ def _reestimated(
     joined = simulated.join(variables, scales)
     key = jax.random.key(0)
     found = quant.reestimate(
-        lambda joined, images: simulated.train(joined, images, key), joined, batches
+        lambda joined, inputs: simulated.train(joined, inputs, key), joined, batches
     )
     return simulated.split(found)[0]
 
 
-def _images(context: Context, count: int) -> Batches:
-    return [(pixels(batch["image"]),) for batch in evidence.training_batches(context, count)]
+def _inputs(context: Context, count: int) -> Batches:
+    return [(prepare(batch["input"]),) for batch in evidence.training_batches(context, count)]
 
 
 def _train(
@@ -195,16 +200,16 @@ def _compare(
     floats: tuple[Variables, Scales],
     made: Model,
 ) -> None:
-    """Says how near the integers are to what was simulated, on one batch of images."""
-    ((images,),) = _images(context, 1)
-    simulated = jax.jit(quant.simulate(network.graph(), assigned))(*floats, images)
-    integers = jax.jit(context.network.shrunk(made.plans).predict)(made.variables, images)
+    """Says how near the integers are to what was simulated, on one batch."""
+    ((inputs,),) = _inputs(context, 1)
+    simulated = jax.jit(quant.simulate(network.graph(), assigned))(*floats, inputs)
+    integers = jax.jit(context.network.shrunk(made.plans).predict)(made.variables, inputs)
     LOG.info(
-        "%s: integers agree with the simulation on %.2f%% of %d images; logits differ by at most "
+        "%s: integers agree with the simulation on %.2f%% of %d examples; logits differ by at most "
         "%.2g",
         context.name,
         100 * float((simulated.argmax(-1) == integers.argmax(-1)).astype(jnp.float32).mean()),
-        images.shape[0],
+        inputs.shape[0],
         float(jnp.abs(simulated - integers).max()),
     )
 

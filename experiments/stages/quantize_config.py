@@ -7,6 +7,7 @@ import pydantic
 from pydantic import Field
 
 from experiments.schema import Schema, one_of
+from experiments.stages.auto import AutoConfig
 from experiments.stages.mixed import MixedConfig
 from experiments.train import TrainConfig
 from slim import quant
@@ -63,6 +64,9 @@ class QuantizeConfig(TrainConfig):
         reestimate: the batch statistics of the quantized model are measured anew, if not folded.
         mix: each site gets one of several formats of weights, as `mixed` says; `weights` is unused.
         mixed: which formats, and what they may cost.
+        adapt: each site gets the format that this device computes fastest within a tolerance, as
+            `auto` says; `weights` is unused.
+        auto: which formats, and what they may lose.
         trained: how scales are trained; of `slim.quant.TRAINED`.
         freeze_batch_norm: training leaves batch statistics, and dropout, as in evaluation.
     """
@@ -87,6 +91,8 @@ class QuantizeConfig(TrainConfig):
     reestimate: bool = False
     mix: bool = False
     mixed: MixedConfig = MixedConfig()
+    adapt: bool = False
+    auto: AutoConfig = AutoConfig()
     trained: Annotated[str, one_of(TRAINED)] = "lsq"
     freeze_batch_norm: bool = True
 
@@ -112,6 +118,10 @@ class QuantizeConfig(TrainConfig):
                 "freeze_batch_norm = False trains batch statistics, and fold = True leaves none: "
                 "set one of them the other way"
             )
+        if self.mix and self.adapt:
+            raise ValueError(
+                "mix = True and adapt = True both choose the formats: set one of them to False"
+            )
         if self.reestimate and self.fold:
             raise ValueError(
                 "reestimate = True measures batch statistics, and fold = True leaves none: set one "
@@ -119,14 +129,23 @@ class QuantizeConfig(TrainConfig):
             )
         return self
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The formats of weights that are tried."""
+        if self.mix:
+            return self.mixed.formats
+        return self.auto.formats if self.adapt else (self.weights,)
+
     def policy(self, weights: str) -> Policy:
-        """What the library calls it, with a format of weights."""
+        """What the library calls it, with a format of weights; a cast is of activations too."""
+        is_cast = weights != FLOAT and FORMATS[weights].is_cast
+        activations = weights if is_cast else self.activations
         edges = None
         if self.edges != SAME:
             edges = self._rule("*", self.edges, FLOAT if self.activations == FLOAT else self.edges)
         rules = [self._rule(rule.pattern, rule.weights, rule.activations) for rule in self.rules]
         return Policy(
-            (*rules, self._rule("*", weights, self.activations)),
+            (*rules, self._rule("*", weights, activations)),
             edges=edges,
             products=self._activations(self.products),
         )

@@ -26,7 +26,7 @@ class SensitivityConfig(Schema):
         score: what a unit is worth, and the estimate beside the measurement; a name of
             `slim.prune.SCORES`. The estimate of `taylor` and `fisher` is of the loss itself.
         keep_ratios: shares of a group's units that are left.
-        images: training images that the loss is measured on, rounded up to whole batches.
+        images: training examples that the loss is measured on, rounded up to whole batches.
         batches: training batches that gradients or activations are measured on.
     """
 
@@ -43,7 +43,7 @@ class SensitivityConfig(Schema):
 
 
 def run(context: Context, config: SensitivityConfig, model: Model | None) -> Result:
-    """The metric is minus the loss: accuracy on images that were trained on hardly moves at first.
+    """The metric is minus the loss: accuracy on what was trained on hardly moves at first.
 
     Raises:
         ConfigError: the score finds nothing to rate in a group, or is not finite.

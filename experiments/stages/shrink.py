@@ -63,7 +63,7 @@ class ShrinkConfig(Schema):
         round_to: widths are multiples of this, so that the device likes them.
         rules: other limits for some groups.
         batches: training batches that gradients or activations are measured on.
-        latency_batch: images in a timed call.
+        latency_batch: examples in a timed call.
         latency_keeps: for a budget of latency, shares of its units that each group alone is timed
             at, each a program to compile; the widths are chosen among these.
         latency_rounds: samples of each latency.

@@ -55,7 +55,7 @@ def site_seconds(
         graph: of the evaluation function; its inputs' first dimension is the batch.
         params: the float parameters.
         options: the ways; a site has those that quantize it.
-        batch: images in a call.
+        batch: examples in a call.
         rounds: samples of each latency.
 
     Returns:

@@ -23,6 +23,7 @@ from experiments.schema import Schema
 from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
 from slim.graph import Plan
 from slim.prune import DepthPlan
+from slim.quant import Quantization
 
 PyTree = Any
 
@@ -40,6 +41,11 @@ class Model(NamedTuple):
     variables: Variables
     masks: PyTree | None = None
     plans: tuple[Cut, ...] = ()
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its weights are integers."""
+        return any(isinstance(plan, Quantization) for plan in self.plans)
 
     def cut(self, plan: Plan | DepthPlan) -> "Model":
         """The model after one more cut."""
@@ -115,6 +121,8 @@ class Stage(NamedTuple):
         needs_floats: whether the model before it must not be quantized.
         quantizes: whether its model is.
         version: goes into the key of its results; raised when it computes something else.
+        for_images: fields of the config that are lists of what is done to images: empty, and empty
+            by default, where examples are something else.
     """
 
     config: type[Schema]
@@ -124,6 +132,7 @@ class Stage(NamedTuple):
     needs_floats: bool = True
     quantizes: bool = False
     version: int = 1
+    for_images: tuple[str, ...] = ()
 
 
 Wrap = Callable[[optax.GradientTransformation, int], optax.GradientTransformation]

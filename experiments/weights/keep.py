@@ -3,8 +3,9 @@ r"""Keeps the network of a finished run as one safetensors file, for other recip
     python -m experiments.weights.keep --run=runs/fashion_resnet20 --stage=train \
         --file=experiments/baselines/fashion_resnet20.safetensors
 
-The file's metadata say where it came from: the command, the resolved recipe and the stage's
-measures. The stage `load` reads it.
+The file's metadata say where it came from: the command, the resolved recipe, the stage's measures,
+and the cuts and quantization that made the network of the recipe's model. The stage `load` reads
+it.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from absl import app, flags, logging
 from experiments import report
 from experiments.schema import unknown_name
 from experiments.weights import safetensors_store
+from experiments.workdir import Finished
 
 _RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "Whose network to keep.", required=True)
@@ -36,12 +38,14 @@ def keep(workdir: Path, stage: str, file: Path) -> None:
     entry = entries[stage]
     if entry.checkpoint is None or entry.measures is None:
         raise ValueError(f"--stage={stage}: it left no measured network")
+    checkpoint = (workdir / entry.checkpoint).absolute()
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore((workdir / entry.checkpoint).absolute())
+        tree = checkpointer.restore(checkpoint)
     metadata = {
         "command": found.command,
         "stage": stage,
         "recipe": found.recipe,
+        "plans": [plan.to_json() for plan in Finished(checkpoint.parent).plans()],
         "machine": found.machine.model_dump(mode="json"),
         "measures": {"top1": entry.measures.top1, "macro_f1": entry.measures.macro_f1},
     }

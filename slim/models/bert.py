@@ -11,7 +11,7 @@ can take in groups and GPTQ in order.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jax.typing import DTypeLike
 
 from slim.models.layers import LayerNorm
 from slim.paths import unknown_name
+
+PADDING = 0
+"""The id of `[PAD]` in BERT's vocabularies."""
 
 initializer = nn.initializers.truncated_normal(0.02)
 
@@ -236,6 +239,36 @@ class SequenceClassification(Bert):
         """`(batch, length)` to float32 logits `(batch, num_classes)`."""
         pooled = jnp.tanh(self.pooler(self.encode(ids, mask, train, types)[:, 0]))
         return self.classifier(self.drop(pooled, deterministic=not train))
+
+
+class TextClassification(nn.Module):
+    """`SequenceClassification` of a named size, called with token ids alone: 0 is padding.
+
+    Its variables are those of `SequenceClassification`.
+
+    Raises:
+        ValueError: no BERT has the name `size`; `dropout` outside [0, 1).
+    """
+
+    num_classes: int
+    size: str = "minilm_l6"
+    dropout: float = 0.1
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        replace(bert_config(self.size), dropout=self.dropout)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """The classifier, whose variables have no further name in front."""
+        config = replace(bert_config(self.size), dropout=self.dropout)
+        self.whole = SequenceClassification(config, self.dtype, self.num_classes)
+        nn.share_scope(self, self.whole)
+
+    def __call__(self, ids: jax.Array, train: bool) -> jax.Array:
+        """Token ids int32 `(batch, length)` to float32 logits `(batch, num_classes)`."""
+        logits: jax.Array = self.whole(ids, ids != PADDING, train)
+        return logits
 
 
 class MaskedLM(Bert):

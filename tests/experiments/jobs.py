@@ -10,16 +10,20 @@ from experiments import mesh as meshes
 from experiments import network
 from experiments.data import augment
 from experiments.data.dataset import Dataset
-from experiments.data.info import DataInfo
+from experiments.data.info import IMAGE, TEXT, DataInfo, Modality
 from experiments.data.sources import ArraySource
 from experiments.mesh import MeshConfig
 from experiments.precision import PRECISIONS
 from experiments.preemption import Preemption
 from experiments.train import Job, Outcome, RunConfig, TrainConfig, fit
 from slim import paths
+from slim.models.bert import BertConfig
 
-SIZE = 60  # images; with batches of 8 an epoch has 7.5 steps
+SIZE = 60  # examples; with batches of 8 an epoch has 7.5 steps
 LABELS = 4
+
+LENGTH, VOCABULARY = 8, 20
+BERT = BertConfig(16, depth=1, heads=4, hidden=24, vocabulary=VOCABULARY, positions=LENGTH)
 
 
 def stripes() -> Dataset:
@@ -29,25 +33,38 @@ def stripes() -> Dataset:
     images = random.integers(0, 160, (SIZE * 2, 8, 8, 1))
     for image, label in zip(images, labels, strict=True):
         image[:, 2 * label : 2 * label + 2] += 80
-    images = images.astype(np.uint8)
+    return _dataset(images.astype(np.uint8), labels, IMAGE, mean=(0.5,), std=(0.25,))
+
+
+def words() -> Dataset:
+    """Texts of 3 to 8 tokens, of which the first is the label, for a model of the size `BERT`."""
+    random = np.random.default_rng(0)
+    labels = (np.arange(SIZE * 2) % LABELS).astype(np.int32)
+    texts = random.integers(1 + LABELS, VOCABULARY, (SIZE * 2, LENGTH))
+    texts[:, 0] = 1 + labels
+    texts[np.arange(LENGTH) >= random.integers(3, LENGTH + 1, (SIZE * 2, 1))] = 0
+    return _dataset(texts.astype(np.int32), labels, TEXT, mean=(), std=())
+
+
+def _dataset(inputs: np.ndarray, labels: np.ndarray, modality: Modality, **normal: Any) -> Dataset:
     info = DataInfo(
-        name="stripes",
-        image_shape=(8, 8, 1),
+        name=modality.noun,
+        input_shape=inputs.shape[1:],
         num_classes=LABELS,
         class_names=tuple("abcd"),
         num_train=SIZE,
         num_eval=SIZE,
-        mean=(0.5,),
-        std=(0.25,),
         origin="made here",
+        modality=modality,
+        **normal,
     )
     return Dataset(
         info=info,
-        train=ArraySource(images[:SIZE], labels[:SIZE]),
-        eval=ArraySource(images[SIZE:], labels[SIZE:]),
+        train=ArraySource(inputs[:SIZE], labels[:SIZE]),
+        eval=ArraySource(inputs[SIZE:], labels[SIZE:]),
         batch_size=8,
         eval_batch_size=8,
-        fingerprint="stripes",
+        fingerprint=modality.noun,
     )
 
 
@@ -55,6 +72,7 @@ def job(
     directory: Path,
     *,
     model: dict[str, Any] | None = None,
+    dataset: Dataset | None = None,
     precision: str = "float32",
     devices: int = 1,
     layout: MeshConfig | None = None,
@@ -66,13 +84,14 @@ def job(
     Args:
         directory: where its files go.
         model: another than the small network with dropout.
+        dataset: another than the stripes.
         precision: by name.
         devices: how many of this process's.
         layout: of parameters over them.
         changes: other fields of the `Job`.
         **config: other fields of its `TrainConfig`.
     """
-    dataset = stripes()
+    dataset = dataset or stripes()
     layout = layout or MeshConfig()
     model = model or {"name": "mlp", "hidden": (16,), "dropout": 0.1}
     fields: dict[str, Any] = {

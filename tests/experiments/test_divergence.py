@@ -16,8 +16,8 @@ FAST = {"optimizer": "sgd", "schedule": "constant", "lr": 0.1}
 
 def poisoned(job, example):
     """The job with one image that its augmentation turns into infinities, and its first step."""
-    job.dataset.train.images[example] = 255  # no other image is as bright
-    return next(s for s in range(20) if (job.dataset.batch_at(job.seed, s)["image"] == 255).any())
+    job.dataset.train.inputs[example] = 255  # no other image is as bright
+    return next(s for s in range(20) if (job.dataset.batch_at(job.seed, s)["input"] == 255).any())
 
 
 def explode(key, images):

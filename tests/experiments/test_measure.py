@@ -38,7 +38,7 @@ def batches():
         images, labels = PIXELS[start : start + BATCH], LABELS[start : start + BATCH]
         missing = BATCH - len(labels)
         yield {
-            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
+            "input": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
             "label": np.pad(labels, (0, missing)),
             "weight": np.pad(np.ones(len(labels), np.float32), (0, missing)),
         }
@@ -86,7 +86,7 @@ def test_robustness_is_that_of_the_first_images(rows):
     under = {"clean": [], "fgsm@8/255": [], "contrast@3": [], "gaussian_noise@3": []}
     for index, batch in enumerate(list(batches())[:2]):  # 12 images: the first batch and a half
         key = jax.random.fold_in(jax.random.key(NOISE_SEED), index)
-        images, labels = batch["image"].astype(np.float32) / 255, batch["label"]
+        images, labels = batch["input"].astype(np.float32) / 255, batch["label"]
         fgsm = ATTACKS["fgsm"](partial(linear, model), key, images, labels, np.float32(8 / 255))
         under["clean"].append(images)
         under["fgsm@8/255"].append(fgsm)
@@ -189,7 +189,7 @@ def unweighted():
         ([], batches, "at least one"),
         (["a", "b", "a"], batches, r"models = \['a', 'b', 'a'\] must be"),
         (["a"], list, "batches is empty"),
-        (["a"], unweighted, "no image of weight above 0"),
+        (["a"], unweighted, "no example of weight above 0"),
     ],
 )
 def test_bad_input(names, data, message):

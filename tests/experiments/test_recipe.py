@@ -17,6 +17,10 @@ FIELDS = {
 CONFIGS = sorted(path for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
 
+TEXTS = {"name": "rotten_tomatoes", "length": 16, "batch_size": 64, "eval_batch_size": 64}
+BERT = {"name": "bert", "size": "tiny"}
+
+
 def resolved(devices=1, **changes):
     return recipe.resolve({**FIELDS, **changes}, devices)
 
@@ -94,6 +98,47 @@ def test_a_config_resolves_to_what_its_fields_do():
 def test_a_recipe_that_cannot_run_is_refused(changes, message):
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         resolved(4, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "mlp"}}, r"model\.name = 'mlp' .*, text; choose one of bert"),
+        ({"data": FIELDS["data"]}, r"model\.name = 'bert' .*, image; choose one of mlp"),
+        ({"model": {"name": "bert", "size": "big"}}, r"BERT: unknown name 'big'"),
+        (
+            {"evaluate": {"attacks": ("fgsm",)}},
+            r"evaluate\.attacks = \('fgsm',\): attacks are of images, and rotten_tomatoes has tex",
+        ),
+        (
+            {
+                "stages": ("train", "last"),
+                "last": {"kind": "evaluate", "corruptions": ("contrast",)},
+            },
+            r"last\.corruptions = \('contrast',\): corruptions are of images",
+        ),
+        (
+            {"data": {**TEXTS, "augment": ({"name": "flip"},)}},
+            r"data: augment = .* is for images, and rotten_tomatoes has texts",
+        ),
+    ],
+)
+def test_what_is_done_to_images_is_refused_of_texts(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        resolved(**{"data": TEXTS, "model": BERT, **changes})
+
+
+def test_texts_are_not_attacked_by_default_and_images_are():
+    of_texts = recipe.config(**{**FIELDS, "data": TEXTS, "model": BERT})
+    assert of_texts.evaluate.attacks == of_texts.evaluate.corruptions == ()
+    assert len(recipe.config(**FIELDS).evaluate.attacks) > 1
+    assert recipe.resolve(of_texts, 1).settings.data.length == 16
+
+
+def test_keys_of_recipes_of_images_are_what_they_were_before_there_were_texts():
+    """So that results that were kept stay valid; another is right only with a new version."""
+    expected = {"train": "36fea81cb554", "prune": "a5aff85dfabb", "evaluate": "15142ea2e13d"}
+    assert resolved().keys("data") == expected
 
 
 def test_a_stage_may_have_a_name_of_its_own():

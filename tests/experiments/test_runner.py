@@ -84,6 +84,25 @@ def test_a_kept_network_can_be_loaded(first, workdir, tmp_path):
     assert loaded.models["load"].loss == pytest.approx(first.models["finetune"].loss, rel=1e-6)
 
 
+def test_a_quantized_network_is_kept_at_its_bits_and_measured_again(first, tmp_path):
+    small = run(
+        tmp_path,
+        stages=("train", "shrink", "quantize", "evaluate"),
+        shrink={"keep_ratio": 0.6},
+        quantize={"weights": "int4", "batches": 1},
+    ).models["quantize"]
+    assert small.parameters < 0.7 * first.models["train"].parameters
+    file = tmp_path / "network.safetensors"
+    keep.keep(tmp_path, "quantize", file)
+    header = len(safetensors_store.load(file)[1]["plans"][-1]) + 20_000
+    assert small.size_bytes < file.stat().st_size < small.size_bytes + header
+    loaded = run(tmp_path / "run", stages=("load", "evaluate"), load={"file": str(file)})
+    for measure in ("loss", "top1", "size_bytes", "parameters", "nonzero_parameters", "macs"):
+        assert getattr(loaded.models["load"], measure) == getattr(small, measure), measure
+    with pytest.raises(ConfigError, match="finetune: needs float weights, and those that were loa"):
+        run(tmp_path / "run", stages=("load", "finetune"), load={"file": str(file)})
+
+
 def test_a_network_of_another_model_is_refused(first, workdir, tmp_path):
     file = tmp_path / "network.safetensors"
     keep.keep(workdir, "train", file)

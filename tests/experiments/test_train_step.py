@@ -104,7 +104,7 @@ def test_the_loss_is_the_cross_entropy_with_smoothed_targets(job, smoothing):
     made = job(model=PLAIN, label_smoothing=smoothing, **SGD)
     state, rows = start(made), batch(made)
     _, metrics = step_of(made)(state, rows)
-    logits = made.network.predict({"params": state.params}, rows["image"].astype(jnp.float32) / 255)
+    logits = made.network.predict({"params": state.params}, rows["input"].astype(jnp.float32) / 255)
     logits = np.asarray(logits, np.float64)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = np.eye(jobs.LABELS)[np.asarray(rows["label"])] * (1 - smoothing)
@@ -145,7 +145,7 @@ def test_an_augmentation_sees_pixels_from_0_to_1(job):
     _, metrics = step_of(made)(start(made), batch(made))
     assert seen == [(jnp.float32, (8, 8, 8, 1))]
     black = job(model=PLAIN, changes={"augment": build([])}, **SGD)
-    rows = batch(black) | {"image": jnp.zeros((8, 8, 8, 1), jnp.uint8)}
+    rows = batch(black) | {"input": jnp.zeros((8, 8, 8, 1), jnp.uint8)}
     assert step_of(black)(start(black), rows)[1]["loss"] == metrics["loss"]
 
 

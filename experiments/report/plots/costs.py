@@ -18,7 +18,7 @@ LOGARITHMIC_FROM = 20  # times between the least and the greatest value of a cos
 
 Cost = tuple[str, Callable[[Measures], float]]
 SIZE: Cost = ("Size (MiB)", lambda m: m.size_bytes / 2**20)
-FLOPS: Cost = ("FLOPs of one image (millions)", lambda m: m.flops / 1e6)
+FLOPS: Cost = ("FLOPs of one example (millions)", lambda m: m.flops / 1e6)
 LATENCY: Cost = ("Latency at batch 1 (ms)", lambda m: m.latency_b1_median_s * 1e3)
 RATIO: Cost = ("Latency at batch 1 (baseline = 1)", lambda m: m.latency_b1_ratio)
 

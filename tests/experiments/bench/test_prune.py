@@ -19,6 +19,7 @@ def case(monkeypatch):
     return shrunken.Case("tiny", full, by_hand, (2, 8, 8, 3), shrunken.centred, shrunken.rescaled)
 
 
+@pytest.mark.slow
 def test_the_shrunk_network_is_the_one_by_hand(case):
     rows = shrunken.measure(case)
     lengths = [row for row in rows if row.unit == "instructions"]

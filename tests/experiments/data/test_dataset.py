@@ -60,9 +60,9 @@ def test_neighbouring_seeds_share_no_epoch(dataset):
 
 def test_a_batch_has_images_with_their_labels(dataset):
     batch = dataset.batch_at(0, 0)
-    chex.assert_shape(batch["image"], (BATCH, 2, 3, 1))
-    assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
-    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
+    chex.assert_shape(batch["input"], (BATCH, 2, 3, 1))
+    assert (batch["input"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(batch["input"][:, 0, 0, 0], batch["label"])
 
 
 def test_the_same_seed_gives_the_same_batches(dataset):
@@ -121,13 +121,13 @@ def test_evaluation_has_each_example_once_and_pads_the_last_batch(
     ]
     assert len(batches) == -(-EVAL // batch_size)
     for batch in batches:
-        chex.assert_shape([batch["image"], batch["label"]], [(batch_size, 2, 3, 1), (batch_size,)])
+        chex.assert_shape([batch["input"], batch["label"]], [(batch_size, 2, 3, 1), (batch_size,)])
     weights = np.concatenate([batch["weight"] for batch in batches])
     assert weights.dtype == np.float32
     np.testing.assert_array_equal(weights, np.arange(len(weights)) < EVAL)
     np.testing.assert_array_equal(labels(batches)[:EVAL], np.arange(EVAL))
     assert not np.any(labels(batches)[EVAL:])
-    assert not np.any(np.concatenate([batch["image"] for batch in batches])[EVAL:])
+    assert not np.any(np.concatenate([batch["input"] for batch in batches])[EVAL:])
 
 
 def test_evaluation_takes_its_own_batch_size_by_default(dataset):

@@ -46,7 +46,7 @@ class TestDigits:
         assert (len(data.train), len(data.eval)) == (data.info.num_train, data.info.num_eval)
         assert (data.info.num_train, data.info.num_eval) == (1437, 360)
         images, labels = data.train.gather(np.arange(1437))
-        assert images.shape == (1437, *data.info.image_shape)
+        assert images.shape == (1437, *data.info.input_shape)
         assert (images.dtype, images.min(), images.max()) == (np.uint8, 0, 255)
         assert np.bincount(labels).min() > 100
         np.testing.assert_allclose(statistics(images), mean_and_std("digits", 1), atol=1e-4)
@@ -64,7 +64,7 @@ class TestDigits:
 
     def test_are_resized(self):
         data = sets.load(config("digits", resize=(28, 14)))
-        assert data.batch_at(0, 0)["image"].shape == (8, 28, 14, 1)
+        assert data.batch_at(0, 0)["input"].shape == (8, 28, 14, 1)
 
 
 class TestFoolbox:
@@ -73,7 +73,7 @@ class TestFoolbox:
         assert data.info == sets.info(config("foolbox_imagenet", train_split="test[:50%]"))
         assert (data.info.num_train, data.info.num_eval, data.info.num_classes) == (10, 20, 1000)
         images, labels = data.eval.gather(np.arange(20))
-        assert images.shape == (20, *data.info.image_shape) == (20, 224, 224, 3)
+        assert images.shape == (20, *data.info.input_shape) == (20, 224, 224, 3)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
         assert [*labels[:3], labels[19]] == [243, 559, 438, 305]
         assert len(np.unique(images.mean((1, 2, 3)))) == 20
@@ -223,19 +223,19 @@ class TestTfds:
     def test_records_are_decoded_resized_and_labelled(self, photos_dir, mib, kind):
         data = sets.load(config("photos", data_dir=photos_dir, resize=(16, 24), in_memory_mib=mib))
         assert isinstance(data.train, kind)
-        assert data.info.image_shape == (16, 24, 3)
+        assert data.info.input_shape == (16, 24, 3)
         assert data.info.class_names == ("cat", "dog", "eel")
         assert (data.info.num_train, data.info.num_eval) == (12, 5)
         batch = next(data.batches(0))
-        assert batch["image"].shape == (8, 16, 24, 3)
-        np.testing.assert_array_equal(batch["image"][:, 3, 5, 1] // 10 % 3, batch["label"])
+        assert batch["input"].shape == (8, 16, 24, 3)
+        np.testing.assert_array_equal(batch["input"][:, 3, 5, 1] // 10 % 3, batch["label"])
 
     def test_in_memory_and_on_disk_give_the_same_batches(self, photos_dir):
         fields = {"data_dir": photos_dir, "resize": (16, 24), "train_split": "train[25%:]"}
         memory = sets.load(config("photos", **fields))
         disk = sets.load(config("photos", **fields, in_memory_mib=0))
         for step, batch in zip(range(4), disk.batches(0), strict=False):
-            np.testing.assert_array_equal(batch["image"], memory.batch_at(0, step)["image"])
+            np.testing.assert_array_equal(batch["input"], memory.batch_at(0, step)["input"])
         other = sets.load(config("photos", **fields | {"resize": (16, 16)}, in_memory_mib=0))
         assert len({memory.fingerprint, disk.fingerprint, other.fingerprint}) == 3
 
@@ -272,11 +272,11 @@ class TestTfds:
         )
         with mocked:
             data = sets.load(config("cifar10", data_dir=tmp_path))
-            assert data.info.image_shape == (32, 32, 3)
+            assert data.info.input_shape == (32, 32, 3)
             assert data.info.num_classes == 10
             assert len(data.info.mean) == len(data.info.std) == 3
             batch = data.batch_at(0, 3)
-            np.testing.assert_array_equal(batch["image"], np.full((8, 32, 32, 3), 7))
+            np.testing.assert_array_equal(batch["input"], np.full((8, 32, 32, 3), 7))
             np.testing.assert_array_equal(batch["label"], 3)
             assert sum(batch["weight"].sum() for batch in data.eval_batches()) == 20
 

@@ -21,7 +21,7 @@ TABLE = """\
 
 def test_recipes_of_one_name_share_a_row_and_the_best_stands_below_the_baseline():
     first, more, robustness = sweep_tables(known.sweep())
-    assert first.caption == "Models, on 10,000 images"
+    assert first.caption == "Models, on 10,000 examples"
     assert markdown(first) == TABLE.strip()
     assert more.rows[1][:4] == ("taylor", "0.253", "3.12%", "97.50%")
     assert robustness.header == ("condition", "train", "taylor", "magnitude")

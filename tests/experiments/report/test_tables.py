@@ -30,7 +30,7 @@ STAGES = """\
 
 def test_the_tables_of_a_known_report():
     models, more, robustness = model_tables(known.report().models)
-    assert models.caption == "Models, on 10,000 images"
+    assert models.caption == "Models, on 10,000 examples"
     assert markdown(models) == MODELS.strip()
     assert markdown(more) == MORE
     assert robustness.header == ("condition", "train", "prune", "finetune")

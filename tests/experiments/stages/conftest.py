@@ -1,4 +1,4 @@
-"""Stages run one by one in this process, on images of noise with a stripe."""
+"""Stages run one by one in this process, on images of noise with a stripe or on texts."""
 
 import dataclasses
 import itertools
@@ -12,6 +12,8 @@ from flax import linen as nn
 
 from experiments import mesh as meshes
 from experiments import recipe, runner
+from experiments.data.dataset import Dataset
+from experiments.data.info import IMAGE
 from experiments.preemption import Preemption
 from experiments.stages import Context, Model
 from tests.experiments import jobs
@@ -25,15 +27,20 @@ class Stages:
     Attributes:
         model: fresh variables, on the mesh.
         network: of the whole model.
-        dataset: the images.
+        dataset: the examples.
     """
 
-    def __init__(self, directory: Path, model: dict[str, Any], module: nn.Module | None) -> None:
-        fields = {"name": "test", "data": {"name": "digits", "batch_size": 8}, "model": model}
-        self._fields = fields | {"data": fields["data"] | {"eval_batch_size": 8}}
+    def __init__(
+        self, directory: Path, model: dict[str, Any], module: nn.Module | None, dataset: Dataset
+    ) -> None:
+        of_texts = {"name": "rotten_tomatoes", "length": jobs.LENGTH}
+        data = {"name": "digits"} if dataset.info.modality == IMAGE else of_texts
+        sizes = {"batch_size": 8, "eval_batch_size": 8}
+        self._fields = {"name": "test", "data": {**data, **sizes}, "model": model}
+        self.dataset = dataset
         self._directory, self._numbers, self._module = directory, itertools.count(), module
         context = self._context("train", {})
-        self.network, self.dataset = context.network, context.dataset
+        self.network = context.network
         variables = jax.jit(self.network.init)(jax.random.key(0))
         self.model = Model(jax.device_put(variables, meshes.replicated(context.mesh)))
 
@@ -55,7 +62,7 @@ class Stages:
         return recipe.resolve({**self._fields, "stages": stages, kind: section}, 1)
 
     def _context(self, kind: str, section: dict[str, Any]) -> Context:
-        context = runner.shared_context(self._recipe(kind, section), jobs.stripes(), Preemption())
+        context = runner.shared_context(self._recipe(kind, section), self.dataset, Preemption())
         network = context.network
         if self._module is not None:
             network = dataclasses.replace(network, module=self._module)
@@ -68,4 +75,6 @@ class Stages:
 def stages(tmp_path: Path) -> Callable[..., Stages]:
     """Makes the stages of a network: of a `model` section, or of a module of no name."""
     numbers = itertools.count()
-    return lambda model=MLP, module=None: Stages(tmp_path / f"stages{next(numbers)}", model, module)
+    return lambda model=MLP, module=None, dataset=None: Stages(
+        tmp_path / f"stages{next(numbers)}", model, module, dataset or jobs.stripes()
+    )

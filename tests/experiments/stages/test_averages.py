@@ -33,6 +33,7 @@ def ends(monkeypatch):
     return states
 
 
+@pytest.mark.slow
 def test_a_cut_model_is_the_averages_cut_and_trains_on_from_them(stages, starts, ends):
     made = stages({"name": "resnet8", "width": 4})
     trained = made.run("train", **EMA)

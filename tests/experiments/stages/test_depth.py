@@ -126,6 +126,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow
 def test_a_recipe_cuts_depth_between_widths_and_trains_on_and_is_read_back(tmp_path):
     made = recipe.resolve(FIELDS, jax.device_count())
     found = runner.run(made, tmp_path, Preemption(), command="test", pages=tmp_path)
@@ -156,6 +157,6 @@ def test_a_shallow_network_has_a_graph_and_shapes_of_its_own(stages):
     members = [each.path for group in graph.groups(shallow.graph()) for each in group.members]
     assert members
     assert not any("stage1_block1" in path for path in members)
-    batch = jobs.stripes().batch_at(0, 0)["image"] / 255
+    batch = jobs.stripes().batch_at(0, 0)["input"] / 255
     _, changed = shallow.train(small.variables, jnp.float32(batch), jax.random.key(0))
     chex.assert_trees_all_equal_structs(changed, {"batch_stats": small.variables["batch_stats"]})

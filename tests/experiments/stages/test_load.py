@@ -11,9 +11,10 @@ from experiments.data import sets
 from experiments.preemption import Preemption
 from experiments.schema import ConfigError, parse
 from experiments.stages import load
-from experiments.weights import mobilenet_v2
+from experiments.weights import minilm, mobilenet_v2
 
 PHOTOGRAPHS = {"name": "foolbox_imagenet", "train_split": "test", "batch_size": 8}
+REVIEWS = {"name": "rotten_tomatoes", "length": 8, "train_split": "train[:8]", "batch_size": 8}
 DIGITS = {"name": "digits", "batch_size": 64}
 
 
@@ -31,6 +32,20 @@ def test_published_weights_are_loaded_by_name():
     loaded = run({"name": "mobilenet_v2"}, PHOTOGRAPHS, weights="mobilenet_v2")
     chex.assert_trees_all_equal(loaded.variables, mobilenet_v2.load())
     assert (loaded.masks, loaded.plans) == (None, ())
+
+
+def test_an_encoder_gets_a_fresh_classifier_from_the_seed():
+    loaded = run({"name": "bert"}, REVIEWS, weights="minilm").variables["params"]
+    published = minilm.load()["params"]
+    chex.assert_trees_all_equal({name: loaded[name] for name in published}, published)
+    assert loaded.keys() - published.keys() == {"pooler", "classifier"}
+    kernel = loaded["classifier"]["kernel"]
+    assert (kernel.shape, 0.01 < float(kernel.std()) < 0.03) == ((384, 2), True)
+
+
+def test_an_encoder_of_another_size_is_refused():
+    with pytest.raises(ConfigError, match=r"load.weights = 'minilm': params/embeddings/\S* has sh"):
+        run({"name": "bert", "size": "tiny"}, REVIEWS, weights="minilm")
 
 
 def test_weights_of_another_model_are_refused():

@@ -135,7 +135,7 @@ def test_a_budget_that_cannot_be_met_is_refused():
         ({"budget": "macs"}, "unknown name 'macs'"),
         ({"by": "accuracy"}, "unknown name 'accuracy'"),
         ({"keep_ratio": 0.0}, r"mixed\.keep_ratio = 0\.0"),
-        ({"images": 0}, r"mixed\.images = 0"),
+        ({"examples": 0}, r"mixed\.examples = 0"),
     ],
 )
 def test_bad_fields_are_refused(section, message):

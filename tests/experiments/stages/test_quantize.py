@@ -16,7 +16,7 @@ IMAGES = jax.random.uniform(jax.random.key(5), (4, 8, 8, 1))
 
 def predicted(made, model):
     network = made.network.shrunk(model.plans)
-    return network.predict(model.variables, IMAGES[:, : network.image_shape[0]])
+    return network.predict(model.variables, IMAGES[:, : network.input_shape[0]])
 
 
 def close(made, model, rtol):
@@ -67,6 +67,7 @@ def test_batch_norms_are_folded(stages):
     assert close(made, apart, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", [{"fold": True}, {"fold": False, "freeze_batch_norm": False}])
 def test_training_at_few_bits_beats_calibration(stages, section):
     made = stages(RESNET)
@@ -76,7 +77,7 @@ def test_training_at_few_bits_beats_calibration(stages, section):
     def loss(model):
         network = made.network.shrunk(model.plans)
         batch = made.dataset.batch_at(0, 0)
-        logits = network.predict(model.variables, batch["image"] / np.float32(255))
+        logits = network.predict(model.variables, batch["input"] / np.float32(255))
         labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
         return float(-(jax.nn.log_softmax(logits) * labels).sum(-1).mean())
 
@@ -107,7 +108,7 @@ def test_integers_are_differentiable_by_images_in_floats(stages):
 
 
 def test_the_plan_says_all_that_the_next_run_needs(stages):
-    made = stages(RESNET)
+    made = stages()
     small = made.run("quantize", batches=1, weights="int4")
     assert isinstance(small.plans[-1], Quantization)
     again = made.network.shrunk(small.plans)
@@ -141,3 +142,34 @@ def test_what_calibration_cannot_scale_is_refused(stages):
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, made.model.variables)
     with pytest.raises(ConfigError, match=r"quantize: site 'params/hidden1/kernel' was given NaN"):
         made.run("quantize", made.model._replace(variables=broken))
+
+
+def test_bits_are_mixed_within_a_budget_of_bytes(stages):
+    made = stages()
+    sizes = {}
+    for keep_ratio in (0.6, 1.0):
+        mixed = {"keep_ratio": keep_ratio, "examples": 16}
+        model = made.run("quantize", batches=1, mix=True, edges="same", mixed=mixed)
+        sizes[keep_ratio] = size.stored_bytes(model.variables)
+        assert {"mixed.json", "bits.png", "pareto.png"} <= {
+            p.name for p in made.directory.iterdir()
+        }
+    assert sizes[0.6] < 0.75 * sizes[1.0]
+
+
+def test_the_device_and_a_tolerance_decide_the_precision(stages):
+    made = stages()
+    auto = {"cost": "bytes", "examples": 16, "formats": ("bfloat16", "int8")}
+    exact = made.run("quantize", batches=1, adapt=True, auto={**auto, "tolerance": 0.0})
+    assert size.stored_bytes(exact.variables) == size.stored_bytes(made.model.variables)
+    chex.assert_trees_all_equal(predicted(made, exact), predicted(made, made.model))
+    loose = made.run("quantize", batches=1, adapt=True, auto={**auto, "tolerance": 1.0})
+    assert size.stored_bytes(loose.variables) < 0.4 * size.stored_bytes(exact.variables)
+    assert close(made, loose, 0.05)
+    timed = {**auto, "cost": "latency", "latency_batch": 2, "latency_rounds": 2}
+    assert close(made, made.run("quantize", batches=1, adapt=True, auto=timed), 0.05)
+
+
+def test_one_thing_chooses_the_formats(stages):
+    with pytest.raises(ConfigError, match="mix = True and adapt = True both choose"):
+        stages().run("quantize", mix=True, adapt=True)

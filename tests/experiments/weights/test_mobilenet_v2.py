@@ -29,7 +29,7 @@ def test_18_of_20_imagenet_photographs_are_classified():
     data = sets.load(DataConfig(name="foolbox_imagenet", batch_size=20, train_split="test"))
     images, labels = data.eval.gather(np.arange(20))
     net = network.build({"name": "mobilenet_v2"}, data.info, PRECISIONS["float32"])
-    logits = jax.jit(net.predict)(mobilenet_v2.load(), network.pixels(images))
+    logits = jax.jit(net.predict)(mobilenet_v2.load(), network.prepare(images))
     assert (logits.argmax(-1) == labels).sum() == 18
 
 

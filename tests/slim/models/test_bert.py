@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slim.models import bert, create
 from slim.models.bert import (
     Bert,
     BertConfig,
@@ -152,6 +153,26 @@ def test_heads_and_widths_are_found_and_the_cut_model_is_the_masked_one(name):
     if name == "classification":
         expected["params/pooler/kernel:1"] = 24
     assert {group.name: group.size for group in found.values()} == expected
+
+
+def test_the_classifier_of_ids_alone_sees_no_padding_and_has_the_same_variables(monkeypatch):
+    monkeypatch.setitem(bert.CONFIGS, "tiny", TINY)
+    alone = create("bert", num_classes=4, size="tiny", dropout=0.2)
+    whole = SequenceClassification(replace(TINY, dropout=0.2), num_classes=4)
+    ids = np.where(MASK, np.maximum(IDS, 1), 0).astype(np.int32)
+    like = jax.eval_shape(partial(alone.init, train=False), jax.random.key(0), ids)
+    assert like == shapes(whole)
+    variables, rngs = random_like(like), {"dropout": jax.random.key(3)}
+
+    def both(variables, train):
+        found = alone.apply(variables, ids, train, rngs=rngs)
+        return found, whole.apply(variables, ids, MASK, train, rngs=rngs)
+
+    both = partial(quickly_compiled(both, static_argnums=1), variables)
+    (found, expected), (trained, expected_trained) = both(False), both(True)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(trained, expected_trained)
+    assert np.abs(found - trained).max() > 1e-3
 
 
 def test_bad_input_is_named():

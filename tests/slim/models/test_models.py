@@ -1,4 +1,4 @@
-"""The contract that every model of the table keeps, and the papers' numbers of parameters."""
+"""The contract that every model of images keeps, and the papers' numbers of parameters."""
 
 from functools import cache, partial
 from math import prod
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.models import MODELS, create
+from slim.models import IMAGE_MODELS, create
 from slim.models.mlp import MLP
 from slim.models.mobilenet_v2 import InvertedResidual
 from slim.models.mobilenet_v3 import LARGE, MobileNetV3
@@ -93,7 +93,7 @@ def multiply_adds(jaxpr):
     return total
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_parameters_are_as_many_as_the_paper_has(name):
     image, classes = problem(name)
     _, variables = shapes(create(name, num_classes=classes), image)
@@ -111,7 +111,7 @@ def test_multiply_adds_are_as_many_as_published(name):
     assert multiply_adds(traced.jaxpr) / 1e6 == pytest.approx(published, abs=tolerance)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_logits_and_variables_are_float32_where_bfloat16_is_computed_in(name):
     (*_, channels), classes = problem(name)
     model = create(name, num_classes=classes, dtype=jnp.bfloat16)

@@ -11,6 +11,7 @@ def test_the_defaults_are_accepted_as_options(name):
 def test_what_a_name_fixes_is_no_option():
     assert set(options("resnet20")) == {"width", "shortcut"}
     assert set(options("vit_b")) == {"patch_size", "dropout"}
+    assert set(options("bert")) == {"size", "dropout"}
 
 
 def test_a_configurations_list_and_int_become_the_options_types():
@@ -41,6 +42,8 @@ def test_a_configurations_list_and_int_become_the_options_types():
         ("mobilenet_v3_small", {"dropout": 1.5}, "dropout = 1.5 "),
         ("mobilenet_v3_small", {"width_multiplier": "1"}, "width_multiplier = '1' .*float"),
         ("mobilenet_v3_small", {"width_multiplier": -1.0}, "width_multiplier = -1.0 "),
+        ("bert", {"size": "minilm"}, "BERT: unknown name 'minilm'; did you mean 'minilm_l6'"),
+        ("bert", {"dropout": 1}, "dropout = 1.0 "),
     ],
 )
 def test_a_wrong_choice_is_named(name, chosen, complaint):
