@@ -7,7 +7,7 @@ an error, because it is nearly always a misspelt path.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -33,6 +33,22 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     {'dense/bias': 2, 'dense/kernel': 1}
     """
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from leaves by path; the inverse of `flatten` for such.
+
+    >>> unflatten({"a/b": 1, "a/c": 2})
+    {'a': {'b': 1, 'c': 2}}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        inside = tree
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+        inside[last] = leaf
+    return tree
 
 
 def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:

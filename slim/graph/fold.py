@@ -101,7 +101,7 @@ def fold_params(graph: Graph, folding: Folding, params: PyTree) -> PyTree:
     Raises:
         ValueError: the folding, or `params`, are another model's.
     """
-    return _nested(_Folded(graph, folding).params(params))
+    return paths.unflatten(_Folded(graph, folding).params(params))
 
 
 def folded(graph: Graph, folding: Folding) -> Callable[..., Any]:
@@ -253,14 +253,3 @@ def _require(expected: Collection[str], given: Mapping[str, Any]) -> None:
         if path not in given:
             near = ", ".join(paths.nearest(path, given)) or "none"
             raise ValueError(f"the params lack {path!r}; nearest of theirs: {near}")
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        inside = tree
-        for parent in parents:
-            inside = inside.setdefault(parent, {})
-        inside[last] = leaf
-    return tree

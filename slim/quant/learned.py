@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from slim import paths
 from slim.quant.policy import Assigned
 from slim.quant.simulate import Scale, Scales
-from slim.quant.stored import nest
 
 PyTree = Any
 
@@ -31,7 +31,7 @@ def separate(scales: Scales) -> tuple[PyTree, PyTree]:
                     rest[f"{name}/{key}/zero_point"] = entry.zero_point
             else:
                 rest[f"{name}/{key}"] = entry
-    return nest(vectors), nest(rest)
+    return paths.unflatten(vectors), paths.unflatten(rest)
 
 
 def join(assigned: Mapping[str, Assigned], vectors: PyTree, rest: PyTree) -> Scales:

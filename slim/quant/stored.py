@@ -45,7 +45,7 @@ class Quantization:
 
     def abstract(self) -> PyTree:
         """The shapes of what `store` gave, in its form."""
-        return nest(self.arrays)
+        return paths.unflatten(self.arrays)
 
     def on(self, graph: Graph) -> dict[str, Assigned]:
         """What the sites of a graph of the float model get.
@@ -129,7 +129,9 @@ def store(quantized: Quantized) -> PyTree:
         for name, entries in quantized.sites.items()
         for key, entry in entries.items()
     }
-    return nest({**paths.flatten(quantized.params), **paths.flatten(nest(held))})
+    return paths.unflatten(
+        {**paths.flatten(quantized.params), **paths.flatten(paths.unflatten(held))}
+    )
 
 
 def restore(assigned: Mapping[str, Assigned], stored: PyTree) -> Quantized:
@@ -144,22 +146,6 @@ def restore(assigned: Mapping[str, Assigned], stored: PyTree) -> Quantized:
             entries = entries[key]
         found[name] = {key: _entry(each, key, entry) for key, entry in entries.items()}
     return Quantized(rest, found)
-
-
-def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts from leaves by path; the inverse of `paths.flatten` for such.
-
-    >>> nest({"a/b": 1, "a/c": 2})
-    {'a': {'b': 1, 'c': 2}}
-    """
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *way, last = path.split("/")
-        inner = tree
-        for key in way:
-            inner = inner.setdefault(key, {})
-        inner[last] = leaf
-    return tree
 
 
 def _plain(entry: QTensor | Scale | jax.Array) -> Any:

@@ -20,7 +20,7 @@ from slim.quant import (
     restore,
     store,
 )
-from slim.quant.stored import SITES, nest
+from slim.quant.stored import SITES
 
 X = jax.random.normal(jax.random.key(0), (8, 6))
 PARAMS = {
@@ -106,7 +106,3 @@ def test_another_model_is_refused():
 def test_other_json_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Quantization.from_json(text)
-
-
-def test_nest_is_the_inverse_of_flatten():
-    assert nest(paths.flatten({"a": {"b": 1, "c": {"d": 2}}})) == {"a": {"b": 1, "c": {"d": 2}}}
