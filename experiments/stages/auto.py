@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from experiments.schema import Schema, one_of, refused
-from experiments.stages.mixed import loss
+from experiments.schema import one_of, refused
+from experiments.stages.mixed import SearchConfig, loss
 from experiments.stages.site_latency import site_seconds
 from slim.graph import Graph
 from slim.quant import Option, Policy, assign, auto, measure_sites, weight_bytes
@@ -19,20 +19,14 @@ PyTree = Any
 LOG = logging.getLogger("slim")
 
 
-class AutoConfig(Schema):
+class AutoConfig(SearchConfig):
     """A format for every site, or float, by what it costs and what is lost.
 
     Attributes:
-        formats: to choose from beside float; names of `slim.quant.numerics.FORMATS`. A cast
-            (`bfloat16`, `float16`) is of weights and activations, another of weights: activations
-            are as the stage has them.
-        tolerance: of the sum of the sites' effects: nats of KL divergence of the outputs from the
-            float ones, or of the loss.
-        by: which of the two, `kl` or `loss`.
+        formats: beside float. A cast (`bfloat16`, `float16`) is of weights and activations, another
+            of weights: activations are as the stage has them.
+        tolerance: of the sum of the sites' effects.
         cost: the `latency` of each site alone, measured on this device, or packed `bytes`.
-        examples: training examples that effects are measured on, rounded up to whole batches.
-        latency_batch: examples in a timed call.
-        latency_rounds: samples of each latency.
     """
 
     formats: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], Field(min_length=1)] = (
@@ -41,11 +35,7 @@ class AutoConfig(Schema):
         "int8",
     )
     tolerance: Annotated[float, Field(ge=0)] = 0.01
-    by: Literal["kl", "loss"] = "kl"
     cost: Literal["latency", "bytes"] = "latency"
-    examples: Annotated[int, Field(ge=1)] = 1024
-    latency_batch: Annotated[int, Field(ge=1)] = 64
-    latency_rounds: Annotated[int, Field(ge=1)] = 15
 
 
 def adapt(

@@ -37,21 +37,40 @@ LOG = logging.getLogger("slim")
 LATENCY = "latency"
 
 
-class MixedConfig(Schema):
-    """A format for every site within a budget.
+class SearchConfig(Schema):
+    """What a search for the sites' formats measures.
 
     Attributes:
-        formats: of weights, to choose from; names of `slim.quant.numerics.FORMATS`. Activations
-            are as the policy has them.
+        formats: of weights, to choose from; names of `slim.quant.numerics.FORMATS`.
+        by: the effect: the `kl` divergence of the outputs from the float ones, or the rise of the
+            `loss`; nats.
+        examples: training examples that effects are measured on, rounded up to whole batches.
+        latency_batch: examples in a timed call.
+        latency_rounds: samples of each latency.
+    """
+
+    formats: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], Field(min_length=1)]
+    by: Annotated[str, one_of(("kl", "loss"))] = "kl"
+    examples: Annotated[int, Field(ge=1)] = 1024
+    latency_batch: Annotated[int, Field(ge=1)] = 64
+    latency_rounds: Annotated[int, Field(ge=1)] = 15
+
+    @pydantic.model_validator(mode="after")
+    def _differ(self) -> "SearchConfig":
+        if len(set(self.formats)) < len(self.formats):
+            raise ValueError(f"formats = {self.formats!r}: each may be there once")
+        return self
+
+
+class MixedConfig(SearchConfig):
+    """A format for every site within a budget; activations are as the stage has them.
+
+    Attributes:
+        formats: two or more.
         budget: of what: packed `bytes` of weights, `bit_operations`, or the `latency` of each site
             alone, measured on this device.
         keep_ratio: the budget, as a share of what all quantized sites cost if each has the widest
             format that it may.
-        by: what is kept least: the `kl` divergence of the outputs from the float ones, or the rise
-            of the `loss`.
-        examples: training examples that this is measured on, rounded up to whole batches.
-        latency_batch: examples in a timed call.
-        latency_rounds: samples of each latency.
     """
 
     formats: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], Field(min_length=2)] = (
@@ -60,16 +79,6 @@ class MixedConfig(Schema):
     )
     budget: Annotated[str, one_of((*COSTS, LATENCY))] = "bytes"
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.6
-    by: Annotated[str, one_of(("kl", "loss"))] = "kl"
-    examples: Annotated[int, Field(ge=1)] = 1024
-    latency_batch: Annotated[int, Field(ge=1)] = 64
-    latency_rounds: Annotated[int, Field(ge=1)] = 15
-
-    @pydantic.model_validator(mode="after")
-    def _differ(self) -> "MixedConfig":
-        if len(set(self.formats)) < len(self.formats):
-            raise ValueError(f"formats = {self.formats!r}: each may be there once")
-        return self
 
 
 def choose_formats(

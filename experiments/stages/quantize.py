@@ -11,7 +11,7 @@ import optax
 from experiments import report
 from experiments.network import Network, Variables, prepare
 from experiments.schema import refused
-from experiments.simulated import SimulatedNetwork
+from experiments.simulated import SCALES, SimulatedNetwork
 from experiments.stages import auto, evidence, mixed
 from experiments.stages.quantize_config import SMOOTHINGS, QuantizeConfig
 from experiments.stages.stage import Context, Model, Result, Stage, make_job
@@ -180,8 +180,8 @@ def _train(
     variables = simulated.join(model.variables, scales)
     masks = model.masks
     if masks is not None:
-        vectors = jax.tree.map(lambda v: jnp.ones(v.shape, bool), variables["params"]["scales"])
-        masks = {**masks, "scales": vectors}
+        vectors = jax.tree.map(lambda v: jnp.ones(v.shape, bool), variables["params"][SCALES])
+        masks = {**masks, SCALES: vectors}
 
     def wrap(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
         del steps

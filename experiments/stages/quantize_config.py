@@ -14,6 +14,7 @@ from slim import quant
 from slim.quant import TRAINED, Activations, Policy, Rule, Weights
 from slim.quant.numerics import FORMATS, WEIGHT_RANGES
 from slim.quant.observers import OBSERVERS
+from slim.quant.precision import FLOAT
 from slim.quant.state import Smoothing
 
 SMOOTHINGS: Mapping[str, Callable[..., Smoothing]] = {
@@ -22,7 +23,6 @@ SMOOTHINGS: Mapping[str, Callable[..., Smoothing]] = {
     "awq": quant.awq,
 }
 
-FLOAT = "float"
 SAME = "same"
 
 Format = Annotated[str, one_of((*FORMATS, FLOAT))]
@@ -102,6 +102,11 @@ class QuantizeConfig(TrainConfig):
             raise ValueError(
                 f"rounding = {self.rounding!r} chooses integers, which training (epochs = "
                 f"{self.epochs:g}) would choose anew; set epochs = 0 or rounding = 'nearest'"
+            )
+        if self.correct_bias and self.rounding != "nearest":
+            raise ValueError(
+                "correct_bias = True measures the error of rounding to the nearest, which rounding "
+                f"= {self.rounding!r} does not make: set one of them the other way"
             )
         if self.smoothing == "awq" and self.activations != FLOAT:
             raise ValueError(

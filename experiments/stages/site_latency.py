@@ -19,12 +19,10 @@ from slim.graph import Contraction, Graph, Site, equation, site_parameters, site
 from slim.graph.trace import abstract
 from slim.quant import Option, convert
 from slim.quant.integer import run_site
+from slim.quant.precision import FLOAT
 from slim.quant.sensitivity import quantizes
 
 PyTree = Any
-
-FLOAT = "float"
-"""What a site takes before it is quantized, beside the options' names."""
 
 
 class Way(NamedTuple):

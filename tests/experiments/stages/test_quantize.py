@@ -127,6 +127,7 @@ def test_the_plan_says_all_that_the_next_run_needs(stages):
             {"epochs": 1.0, "rounding": "gptq"},
             r"rounding = 'gptq' chooses integers",
         ),
+        ({"correct_bias": True, "rounding": "gptq"}, r"correct_bias = True measures"),
         ({"smoothing": "awq"}, r"activations = 'int8' must be 'float'"),
         ({"smoothing": "smoothquant", "activations": "float"}, r"may be 'float'"),
         ({"reestimate": True}, r"fold = True leaves none"),
