@@ -30,6 +30,7 @@ def data(smoke: bool) -> dict[str, Any]:
     return {
         "name": "rotten_tomatoes",
         "length": 64,
+        "buckets": (16, 24, 32, 48),
         "batch_size": 32,
         "eval_batch_size": 32,
         **few,
@@ -46,7 +47,7 @@ def get_config(text: str = "") -> ConfigDict:
         stages=("load", "finetune", "evaluate"),
         load={"weights": "minilm"},
         finetune={
-            "epochs": 1,
+            "epochs": 3,
             "optimizer": "adamw",
             "lr": 1e-4,
             "schedule": "linear",

@@ -33,13 +33,17 @@ def explain(job: "Job", state: TrainState, failed: int) -> Diverged:
     )
 
     @jax.jit
-    def finite(state: TrainState, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any, Any]:
-        grads, loss, _, _ = train_step.gradients(job.network, job.config, job.augment, state, batch)
+    def finite(
+        state: TrainState, batch: dict[str, jax.Array], constants: Any
+    ) -> tuple[jax.Array, Any, Any]:
+        grads, found, _ = train_step.gradients(
+            job.minimized, job.config, job.augment, state, batch, constants
+        )
         moved, _ = train_step.updated(job.optimizer, state, grads)
-        return loss, train_step.all_finite(grads), train_step.all_finite(moved)
+        return found["loss"], train_step.all_finite(grads), train_step.all_finite(moved)
 
     before = state._replace(step=jnp.asarray(failed, jnp.int32))
-    loss, *checks = finite(before, meshes.put_batch(batch, job.mesh))
+    loss, *checks = finite(before, meshes.put_batch(job.extend(batch), job.mesh), job.constants)
     bad_gradients, bad_params = (
         [path for path, ok in paths.flatten(good).items() if not ok] for good in checks
     )

@@ -15,7 +15,7 @@ from experiments.data.info import IMAGE, DataInfo, Modality
 from experiments.precision import Precision
 from experiments.schema import ConfigError
 from slim import models, paths
-from slim.graph import Graph, trace
+from slim.graph import Graph, tapped, trace
 from slim.quant import Quantization, restore
 from slim.quant.numerics import QTensor
 
@@ -33,6 +33,12 @@ class Trainable(Protocol):
         self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
         """Logits in training, and the collections that training changes."""
+
+    def train_graph(self) -> Graph:
+        """The trace in which the taps of `tapped` have their names, for one example."""
+
+    def tapped(self, names: Iterable[str]) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+        """`(variables, inputs, key) -> (what train gives, {name: value of a tap})`."""
 
 
 def unpack(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -170,6 +176,16 @@ class Network:
     def train_graph(self) -> Graph:
         """The trace of `train`, for one example."""
         return trace(self.train, self.abstract(), self.sample(), jax.random.key(0))
+
+    def tapped(self, names: Iterable[str]) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+        """`train` that also gives the values of `slim.graph.taps` of `train_graph`, by name."""
+        return tapped(self.train_graph(), names)
+
+    def tapped_predict(
+        self, names: Iterable[str]
+    ) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+        """`predict` that also gives the values of `slim.graph.taps` of `graph`, by name."""
+        return tapped(self.graph(), names)
 
     def sample(self, batch: int = 1) -> jax.Array:
         """Zeros, as so many examples are when they come to `predict`."""

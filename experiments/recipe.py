@@ -99,6 +99,8 @@ class Recipe:
         shared = {name: settings[name] for name in ("seed", "precision", "model")}
         # Splits and decoding are in the fingerprint.
         data = {name: settings["data"][name] for name in ("batch_size", "augment")}
+        if settings["data"]["buckets"]:  # what is without them keeps its key
+            data["buckets"] = settings["data"]["buckets"]
         before: str = _digest(STORE_VERSION, slim.__version__, shared, data, fingerprint)
         keys = {}
         for stage in self.stages:
@@ -195,6 +197,7 @@ def _check_order(recipe: Recipe) -> None:
     has_model = False
     names: set[str] = set()
     kinds: set[str] = set()
+    models: list[str] = []
     integers: str | None = None
     for stage in recipe.stages:
         if integers and stage.stage.needs_floats:
@@ -218,6 +221,7 @@ def _check_order(recipe: Recipe) -> None:
                 f"stages: {stage.name!r} needs a model, and no stage before it makes one; "
                 f"put {makers} before it"
             )
+        stage.stage.check(stage.config, tuple(models), stage.name)
         for kind in stage.stage.requires(stage.config):
             if kind not in kinds:
                 raise ConfigError(
@@ -225,6 +229,7 @@ def _check_order(recipe: Recipe) -> None:
                     f"one there, or change what the section {stage.name!r} asks for"
                 )
         kinds.add(stage.kind)
+        models.append(stage.name)
         has_model = True
 
 

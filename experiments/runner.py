@@ -52,7 +52,9 @@ def run(
     """
     dataset = sets.load(recipe.settings.data)
     keys = recipe.keys(dataset.fingerprint)
-    context = shared_context(recipe, dataset, preemption)
+    context = dataclasses.replace(
+        shared_context(recipe, dataset, preemption), cache=workdir / "cache"
+    )
     entries: list[report.Stage] = []
     rows: dict[str, Measures] = {}
     shapes: dict[str, Shapes] = {}
@@ -101,7 +103,7 @@ def run(
 
 
 def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> Context:
-    """What all stages of a recipe share; name and directory are each stage's own."""
+    """What all stages of a recipe share; name, directory and cache are the run's."""
     settings = recipe.settings
     precision = PRECISIONS[settings.precision]
     return Context(
@@ -118,6 +120,7 @@ def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> 
         preemption=preemption,
         earlier={},
         directories={},
+        cache=Path(),
     )
 
 

@@ -6,6 +6,7 @@ a collection of its own.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 
 from experiments.network import Network, Variables
 from slim import quant
+from slim.graph import Graph, tapped, trace
 from slim.quant import TRAINED, Assigned, Scales
 from slim.quant.stored import Specs, assigned_as
 
@@ -68,6 +70,32 @@ class SimulatedNetwork:
             return self._predict(floats, scales, inputs), same
         logits, changed = self._train(floats, scales, inputs, key)
         return logits, {**same, **changed}
+
+    def train_graph(self) -> Graph:
+        """The trace, for one example, of what is trained, before it is rounded."""
+        return self.network.graph() if self.frozen else self.network.train_graph()
+
+    def tapped(self, names: Iterable[str]) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+        """`train` that also gives the values of taps of `train_graph`, rounded, by name."""
+        network, frozen, rounding = self.network, self.frozen, TRAINED[self.trained]
+        data = [network.sample()] if frozen else [network.sample(), jax.random.key(0)]
+        traced = trace(tapped(self.train_graph(), names), network.abstract(), *data)
+        run = quant.simulate(
+            traced, assigned_as(traced, self.specs), weights=rounding, data=rounding
+        )
+
+        def train(
+            variables: Variables, inputs: jax.Array, key: jax.Array
+        ) -> tuple[Any, dict[str, jax.Array]]:
+            floats, scales = self.split(variables)
+            same = {name: tree for name, tree in variables.items() if name != "params"}
+            if frozen:
+                logits, values = run(floats, scales, inputs)
+                return (logits, same), values
+            (logits, changed), values = run(floats, scales, inputs, key)
+            return (logits, {**same, **changed}), values
+
+        return train
 
     @cached_property
     def assigned(self) -> dict[str, Assigned]:

@@ -22,7 +22,7 @@ from pydantic import Field
 from experiments import divergence, evaluation, optimizers, processes, train_step
 from experiments import mesh as meshes
 from experiments.checkpoint import Checkpointer
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import Batch, Dataset
 from experiments.data.info import IMAGE
 from experiments.divergence import Diverged
 from experiments.logs import RunLog
@@ -31,7 +31,7 @@ from experiments.network import Trainable, Variables, prepare
 from experiments.precision import Precision
 from experiments.preemption import Preempted, Preemption
 from experiments.schema import Schema
-from experiments.train_step import Augment, StepConfig, TrainState
+from experiments.train_step import Augment, Objective, StepConfig, TrainState, supervised
 from slim import paths
 
 PyTree = Any
@@ -101,6 +101,9 @@ class Job:
         layout: how parameters are split over the mesh.
         seed: of the order of batches and all random keys.
         wrap: makes, of the optimizer and the number of steps, the one to use: for pruning.
+        objective: what is minimized; None: the cross-entropy with the labels.
+        constants: arrays that the objective needs; see `train_step.Objective`.
+        extend: adds to a batch what else the objective needs of each row.
     """
 
     name: str
@@ -115,6 +118,14 @@ class Job:
     layout: meshes.MeshConfig
     seed: int
     wrap: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] = _unchanged
+    objective: Objective | None = None
+    constants: PyTree = ()
+    extend: Callable[[Batch], Batch] = lambda batch: batch
+
+    @property
+    def minimized(self) -> Objective:
+        """The objective, or what it is by default."""
+        return self.objective or supervised(self.network, self.config.label_smoothing)
 
     @property
     def total_steps(self) -> int:
@@ -211,7 +222,7 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
     )
     step = jax.jit(
         train_step.make_step(
-            job.network,
+            job.minimized,
             optimizer,
             job.rate,
             job.config,
@@ -267,7 +278,7 @@ def state_shardings(state: TrainState, job: Job) -> PyTree:
 
 def _loop(
     job: Job,
-    train: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, train_step.Metrics]],
+    train: Callable[..., tuple[TrainState, train_step.Metrics]],
     state: TrainState,
     progress: Progress,
     checkpointer: Checkpointer,
@@ -290,12 +301,12 @@ def _loop(
         window = Window(log, bar, batch_size=job.dataset.batch_size, log_steps=log_steps)
         clock = saved = time.monotonic()
         while step < total and not progress.stopped:
-            batch = meshes.put_batch(next(batches), job.mesh)
+            batch = meshes.put_batch(job.extend(next(batches)), job.mesh)
             if step == 0:
                 log.hparams(job.config.model_dump(), ["eval/top1"])
                 if job.dataset.info.modality == IMAGE:
                     log.images(0, "augmented", _first_images(job, state, batch))
-            state, metrics = train(state, batch)
+            state, metrics = train(state, batch, job.constants)
             step += 1
             gradients = metrics.pop("gradients", None)
             window.add(step, metrics)

@@ -1,7 +1,7 @@
 """One step of training as a pure function of the training state and a batch."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from experiments.precision import LossScale, cast
 PyTree = Any
 Metrics = dict[str, Any]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Rows = dict[str, PyTree]
+"""A batch as a network takes it: `input`, augmented, `label`, and whatever else there is a row of
+for each example."""
 
 
 class StepConfig(OptimizerConfig):
@@ -56,6 +59,58 @@ class TrainState(NamedTuple):
     failed: jax.Array
 
 
+class Losses(NamedTuple):
+    """What an objective gives.
+
+    Attributes:
+        total: the loss that is trained, a mean over the rows.
+        logits: of the network that is trained.
+        collections: those that training changes, as they are after it.
+        parts: what `total` is put together from, for the log.
+    """
+
+    total: jax.Array
+    logits: jax.Array
+    collections: Variables
+    parts: dict[str, jax.Array]
+
+
+class Objective(Protocol):
+    """What is minimized."""
+
+    def __call__(
+        self, variables: Variables, rows: Rows, key: jax.Array, step: jax.Array, constants: PyTree
+    ) -> Losses:
+        """The losses of some rows.
+
+        Args:
+            variables: of the network.
+            rows: the examples.
+            key: for dropout.
+            step: updates done.
+            constants: arrays that no step changes, such as a teacher's variables.
+        """
+
+
+def supervised(network: Trainable, label_smoothing: float) -> Objective:
+    """The mean cross-entropy with the labels."""
+
+    def objective(
+        variables: Variables, rows: Rows, key: jax.Array, step: jax.Array, constants: PyTree
+    ) -> Losses:
+        del step, constants
+        logits, changed = network.train(variables, rows["input"], key)
+        return Losses(cross_entropy(logits, rows["label"], label_smoothing), logits, changed, {})
+
+    return objective
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """The mean over the rows, in nats; `smoothing` of the target is spread over all classes."""
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, smoothing)).mean()
+
+
 def start(
     variables: Variables,
     optimizer: optax.GradientTransformation,
@@ -88,15 +143,15 @@ def result(state: TrainState) -> Variables:
 
 
 def make_step(
-    network: Trainable,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     config: StepConfig,
     augment: Augment,
     *,
     give_gradients: bool,
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """The function (state, batch) -> (state, metrics), to be jitted with the state donated.
+) -> Callable[[TrainState, Rows, PyTree], tuple[TrainState, Metrics]]:
+    """The function (state, batch, constants) -> (state, metrics), to be jitted, the state donated.
 
     The metrics are scalars; with `give_gradients` also the gradients, under that name.
 
@@ -104,8 +159,9 @@ def make_step(
     scale can help it does only that; otherwise `failed` is set, and no later step changes anything.
     """
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        grads, loss, accuracy, collections = gradients(network, config, augment, state, batch)
+    def step(state: TrainState, batch: Rows, constants: PyTree = ()) -> tuple[TrainState, Metrics]:
+        grads, found, collections = gradients(objective, config, augment, state, batch, constants)
+        loss = found["loss"]
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         stored, opt_state = updated(optimizer, state, grads)
@@ -125,8 +181,7 @@ def make_step(
             step=state.step + 1, loss_scale=state.loss_scale.after(finite), failed=failed
         )
         metrics = {
-            "loss": loss,
-            "top1": accuracy,
+            **found,
             "gradient_norm": norm,
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
             "loss_scale": state.loss_scale.scale,
@@ -155,56 +210,51 @@ def all_finite(tree: PyTree) -> PyTree:
 
 
 def gradients(
-    network: Trainable,
+    objective: Objective,
     config: StepConfig,
     augment: Augment,
     state: TrainState,
-    batch: dict[str, jax.Array],
-) -> tuple[PyTree, jax.Array, jax.Array, Variables]:
-    """Float32 gradients, mean loss, accuracy and new collections of one batch.
+    batch: Rows,
+    constants: PyTree,
+) -> tuple[PyTree, Metrics, Variables]:
+    """Float32 gradients; loss, its parts and accuracy; and new collections of one batch.
 
     With `accumulate` = k, part i holds the rows i, i + k, i + 2k ...: every device's rows are
     shared among all parts, so that none has to move.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     augment_key, dropout_key = jax.random.split(key)
-    inputs = augment(augment_key, prepare(batch["input"]))
+    rows = {**batch, "input": augment(augment_key, prepare(batch["input"]))}
     scale = state.loss_scale.scale
 
-    def loss_fn(
-        params: PyTree, collections: Variables, inputs: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Variables]]:
-        logits, changed = network.train({"params": params, **collections}, inputs, key)
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), config.label_smoothing
-        )
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        accuracy = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
-        return loss * scale, (loss, accuracy, changed)
+    def scaled(
+        params: PyTree, collections: Variables, rows: Rows, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
+        losses = objective({"params": params, **collections}, rows, key, state.step, constants)
+        right = losses.logits.argmax(-1) == rows["label"]
+        parts = {f"loss/{name}": value for name, value in losses.parts.items()}
+        found = {"loss": losses.total, "top1": right.astype(jnp.float32).mean(), **parts}
+        return losses.total * scale, (found, losses.collections)
 
     def part(
-        collections: Variables, piece: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[Variables, tuple[PyTree, jax.Array, jax.Array]]:
-        grads, (loss, accuracy, changed) = jax.grad(loss_fn, has_aux=True)(
-            state.params, collections, *piece
-        )
+        collections: Variables, piece: tuple[Rows, jax.Array]
+    ) -> tuple[Variables, tuple[PyTree, Metrics]]:
+        grads, (found, changed) = jax.grad(scaled, has_aux=True)(state.params, collections, *piece)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, grads)
-        return changed, (grads, loss, accuracy)
+        return changed, (grads, found)
 
     if config.accumulate == 1:
-        piece = (inputs, batch["label"], dropout_key)
-        collections, (grads, loss, accuracy) = part(state.collections, piece)
-        return grads, loss, accuracy, collections
+        collections, (grads, found) = part(state.collections, (rows, dropout_key))
+        return grads, found, collections
     pieces = (
-        _parts(inputs, config.accumulate),
-        _parts(batch["label"], config.accumulate),
+        jax.tree.map(lambda values: _parts(values, config.accumulate), rows),
         jax.random.split(dropout_key, config.accumulate),
     )
     # Unrolled: inside a loop XLA's CPU compiler leaves convolutions' gradients 20 times slower
     # (https://github.com/jax-ml/jax/issues/12868).
     collections, stacked = jax.lax.scan(part, state.collections, pieces, unroll=True)
-    grads, loss, accuracy = jax.tree.map(lambda x: x.mean(axis=0), stacked)
-    return grads, loss, accuracy, collections
+    grads, found = jax.tree.map(lambda x: x.mean(axis=0), stacked)
+    return grads, found, collections
 
 
 def _parts(rows: jax.Array, count: int) -> jax.Array:

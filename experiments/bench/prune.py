@@ -27,7 +27,7 @@ from experiments.bench.record import Row, record
 from experiments.network import Network
 from experiments.stages.prune import PruneConfig
 from experiments.timing import Latency, in_turn
-from experiments.train_step import TrainState, make_step, start
+from experiments.train_step import TrainState, make_step, start, supervised
 from slim import models
 from slim.prune import DISTRIBUTIONS, SCORES, STRUCTURES, sparsify
 
@@ -62,7 +62,12 @@ def sparse_step() -> list[Row]:
 
     def program(optimizer: optax.GradientTransformation) -> tuple[Any, TrainState]:
         step = make_step(
-            network, optimizer, rate, config, lambda key, inputs: inputs, give_gradients=False
+            supervised(network, 0.0),
+            optimizer,
+            rate,
+            config,
+            lambda key, inputs: inputs,
+            give_gradients=False,
         )
         variables = jax.jit(network.init)(jax.random.key(0))
         state = start(variables, optimizer, seed=0, initial_scale=1.0, ema=False)

@@ -1,14 +1,15 @@
 """The `data` section of a config: which set, which splits, how it is batched and augmented."""
 
+import itertools
 from typing import Annotated, Any
 
 import pydantic
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
-from experiments.data import text_sets
+from experiments.data import text_sets, tfds_texts
 from experiments.data.augment import AUGMENTATIONS
-from experiments.data.info import IMAGE, TEXT, Modality
+from experiments.data.info import IMAGE, STATISTICS, TEXT, Modality
 from experiments.schema import ConfigError, Schema, parse, unknown_name
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -38,13 +39,14 @@ class DataConfig(Schema):
 
     name: str
     """`digits`, `foolbox_imagenet` (20 photographs, split `test`), `mnist`, `fashion_mnist`, or any
-    image classification set of TFDS: `cifar10`. Texts: `rotten_tomatoes`, `imdb`, `bbc_news`."""
+    image classification set of TFDS: `cifar10`. Texts: `rotten_tomatoes`, `imdb`, `bbc_news`, or
+    any set of TFDS of texts, or pairs of them, with labels: `imdb_reviews`, `glue/mrpc`."""
     batch_size: PositiveInt
     eval_batch_size: PositiveInt = 256
     train_split: str = "train"
     """A TFDS split: `train`, `train[:10%]`, `train[5000:]`, `train+validation`."""
     eval_split: str | None = None
-    """None: `test`, or `validation` where there is no `test`."""
+    """None: `test`, or `validation` where there is no `test`, or none with labels."""
     augment: tuple[
         Annotated[SerializeAsAny[Schema], BeforeValidator(_typed_augmentation)], ...
     ] = ()
@@ -54,7 +56,11 @@ class DataConfig(Schema):
     resize: tuple[PositiveInt, PositiveInt] | None = None
     """(height, width): the largest centred box of that shape, scaled; a must where sizes differ."""
     length: Annotated[int, Field(ge=3)] | None = None
-    """Tokens of a text, a must there: longer ones are cut, shorter ones padded; not of images."""
+    """Tokens of a text, a must there: longer ones are cut, shorter ones padded; not of images. Of a
+    set of TFDS it says that it has texts."""
+    buckets: tuple[Annotated[int, Field(ge=3)], ...] = ()
+    """Shorter lengths, ascending: a batch of texts has the shortest that fits all of them, and most
+    batches have texts of one bucket alone; (): all batches have `length`."""
     num_classes: PositiveInt | None = None
     """How many labels the recipe was written for; refused where the set has another number."""
     in_memory_mib: Annotated[int, Field(ge=0)] = 512
@@ -63,7 +69,10 @@ class DataConfig(Schema):
     @property
     def modality(self) -> Modality:
         """What examples are."""
-        return TEXT if self.name in text_sets.SETS else IMAGE
+        family = self.name.split("/")[0].split(":")[0]
+        if family in text_sets.SETS or family in tfds_texts.NAMES:
+            return TEXT
+        return IMAGE if family in STATISTICS or self.length is None else TEXT
 
     @pydantic.model_validator(mode="after")
     def _of_one_modality(self) -> "DataConfig":
@@ -73,11 +82,22 @@ class DataConfig(Schema):
                     f"length = {self.length}: {self.name} has images, which have no tokens; leave "
                     "it out"
                 )
+            if self.buckets:
+                raise ValueError(
+                    f"buckets = {self.buckets} are lengths of texts, and {self.name} has images; "
+                    "leave it out"
+                )
             return self
         if self.length is None:
             raise ValueError(
                 f"length = None: {self.name} has texts; give the tokens that one is cut or padded "
                 "to, such as 64"
+            )
+        lengths = (*self.buckets, self.length)
+        if any(short >= long for short, long in itertools.pairwise(lengths)):
+            raise ValueError(
+                f"buckets = {self.buckets} must ascend and be below length = {self.length}, which "
+                "is one of the lengths anyway"
             )
         for field in ("augment", "resize"):
             if value := getattr(self, field):

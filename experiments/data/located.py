@@ -23,6 +23,7 @@ class Located:
         open: from a slice of the splits (`train[:10%]`) and `resize` to its examples; prepares
             the set if need be.
         modality: what inputs are.
+        eval_splits: the first of them that there is is evaluated on, unless told otherwise.
     """
 
     splits: Mapping[str, int]
@@ -31,6 +32,7 @@ class Located:
     origin: str
     open: Callable[[str, tuple[int, int] | None], Source]
     modality: Modality = IMAGE
+    eval_splits: tuple[str, ...] = ("test", "validation")
 
 
 def ranges(spec: str, splits: Mapping[str, int], field: str) -> list[tuple[str, range]]:

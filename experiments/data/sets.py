@@ -48,6 +48,7 @@ def load(config: DataConfig) -> Dataset:
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
         fingerprint=hashlib.sha256(parts.encode()).hexdigest(),
+        buckets=config.buckets,
     )
 
 
@@ -59,13 +60,14 @@ def _locate(config: DataConfig) -> Located:
     if config.name in text_sets.SETS:
         assert config.length is not None
         return text_sets.locate(config.name, config.length)
-    return tfds_sets.locate(config.name, config.data_dir)
+    return tfds_sets.locate(config.name, config.data_dir, config.length)
 
 
 def _eval_split(config: DataConfig, located: Located) -> str:
     if config.eval_split is not None:
         return config.eval_split
-    return "test" if "test" in located.splits else "validation"
+    known = located.eval_splits
+    return next((split for split in known if split in located.splits), known[-1])
 
 
 def _describe(config: DataConfig, located: Located) -> DataInfo:

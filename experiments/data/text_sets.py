@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import bbc_news, movie_reviews
+from experiments.data import bbc_news, movie_reviews, tokens
 from experiments.data.info import TEXT
 from experiments.data.located import Located, ranges
 from experiments.data.sources import ArraySource
@@ -52,7 +52,7 @@ SETS: Mapping[str, TextSet] = {
 
 
 def locate(name: str, length: int) -> Located:
-    """A set of `SETS`, unread; a text has so many tokens, longer ones cut and shorter ones padded.
+    """A set of `SETS`, unread; a text has so many tokens, as `tokens.tokenize` says.
 
     Raises:
         ConfigError: its package, or that of the tokenizer, is not installed; the message has the
@@ -61,9 +61,9 @@ def locate(name: str, length: int) -> Located:
     found = SETS[name]
     try:
         installed_files(found.package, "*")
-        minilm.tokenizer()
-    except (FileNotFoundError, ModuleNotFoundError) as error:
+    except FileNotFoundError as error:
         raise ConfigError(f"data.name = {name!r}: {error}") from None
+    tokens.check(name)
     splits = {"train": found.train, "test": found.test}
     first = {"train": found.test, "test": 0}
     read = cache(found.read)
@@ -72,7 +72,7 @@ def locate(name: str, length: int) -> Located:
         del resize  # of images
         indices = [first[split] + i for split, part in ranges(spec, splits, "split") for i in part]
         texts, labels = read()
-        ids, _ = minilm.tokenize([texts[i] for i in indices], length)
+        ids = tokens.tokenize([texts[i] for i in indices], length, f"{name} {spec}")
         return ArraySource(ids, labels[indices])
 
     return Located(

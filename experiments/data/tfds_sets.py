@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.data import foolbox_sets, idx, idx_builder, text_sets
+from experiments.data import foolbox_sets, idx, idx_builder, text_sets, tfds_texts
 from experiments.data.located import Located
 from experiments.data.sources import RecordSource, Source
 from experiments.schema import ConfigError
@@ -24,15 +24,17 @@ _PACKAGES = {
 }
 
 
-def locate(name: str, data_dir: str | None) -> Located:
+def locate(name: str, data_dir: str | None, length: int | None = None) -> Located:
     """Finds a set: as TFDS prepared it, else as IDX files, which are prepared when it is opened.
 
     Args:
         name: `set`, `set/configuration`, with `:version` if wanted.
         data_dir: TFDS's folder; None: its default.
+        length: tokens of a text, for a set of texts; None: of images.
 
     Raises:
-        ConfigError: unknown, absent, or no image classification; the message says what to do.
+        ConfigError: unknown, absent, or of neither images nor texts with labels; the message says
+            what to do.
     """
     root = Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
     builder = _prepared(name, root)
@@ -42,7 +44,7 @@ def locate(name: str, data_dir: str | None) -> Located:
             return _from_idx(name, root)
     if builder is None:
         raise _absent(name, root)
-    return _from_builder(name, builder)
+    return _from_builder(name, builder, length)
 
 
 def _prepared(name: str, root: Path) -> tfds.core.DatasetBuilder | None:
@@ -58,16 +60,26 @@ def _has_random_access(builder: tfds.core.DatasetBuilder) -> bool:
     return bool(formats & builder.info.available_file_formats())
 
 
-def _from_builder(name: str, builder: tfds.core.DatasetBuilder) -> Located:
+def _from_builder(
+    name: str, builder: tfds.core.DatasetBuilder, length: int | None = None
+) -> Located:
     info = builder.info
     if not _has_random_access(builder):
         raise ConfigError(
             f"data.name = {name!r}: {builder.data_path} is in the format "
             f"{info.file_format.value}, which has no random access; {_how_to_prepare(name, 'DIR')}"
         )
+    if length is not None:
+        return tfds_texts.locate(name, builder, length)
     keys = info.supervised_keys or ("image", "label")
     features = dict(info.features.items())
     shape, label = _image_shape(features.get(keys[0])), features.get(keys[1])
+    texts = tfds_texts.text_keys(builder)
+    if shape is None and texts and isinstance(label, tfds.features.ClassLabel):
+        raise ConfigError(
+            f"data.length = None: {name} has texts; give the tokens that one is cut or padded to, "
+            "such as 64"
+        )
     if shape is None or not isinstance(label, tfds.features.ClassLabel):
         raise ConfigError(
             f"data.name = {name!r}: not a set for image classification: it has "
@@ -133,7 +145,8 @@ def _from_idx(name: str, root: Path) -> Located:
 
 def _absent(name: str, root: Path) -> ConfigError:
     """The error for a set that TFDS knows and has not prepared, or that nobody knows."""
-    known = tfds.list_builders(with_community_datasets=False)
+    # TFDS does not list some older sets where there is no TensorFlow.
+    known = [*tfds.list_builders(with_community_datasets=False), *tfds_texts.NAMES]
     if name.split("/")[0].split(":")[0] in known:
         return ConfigError(
             f"data.name = {name!r}: not prepared in {root}; {_how_to_prepare(name, root)}"

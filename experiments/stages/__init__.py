@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from experiments.stages import (
     depth,
+    distill,
     evaluate,
     finetune,
     load,
@@ -23,6 +24,7 @@ STAGES: Mapping[str, Stage] = {
     "shrink": shrink.STAGE,
     "depth": depth.STAGE,
     "finetune": finetune.STAGE,
+    "distill": distill.STAGE,
     "quantize": quantize.STAGE,
     "evaluate": evaluate.STAGE,
 }

@@ -9,10 +9,10 @@ import jax
 from pydantic import Field
 
 from experiments.network import Network, count
-from experiments.schema import ConfigError, Schema, one_of
+from experiments.schema import ConfigError, Schema, one_of, refused
 from experiments.stages import evidence
 from experiments.stages.stage import Context, Model, Result, Stage
-from slim import graph
+from slim import graph, paths
 from slim.prune import Block, DepthPlan, residual_blocks
 
 LOG = logging.getLogger("slim")
@@ -27,14 +27,18 @@ BUDGETS: Mapping[str, Callable[[Network], int]] = {
 class DepthConfig(Schema):
     """A cut of the depth to a budget, without training; let `finetune` follow.
 
-    First goes the block without which alone the loss rises least.
+    First goes the block without which alone the loss rises least. Or blocks go by name, and no
+    loss is measured: what is left starts as a copy of those layers.
 
     Attributes:
+        remove: path patterns of the blocks that go, each by the path of its first kernel; () to
+            choose by loss and budget.
         keep_ratio: the budget, as a share of what the model before it has.
         budget: of what: residual `blocks`, `macs`, `params`.
         batches: training batches that the loss is measured on.
     """
 
+    remove: tuple[str, ...] = ()
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.75
     budget: Annotated[str, one_of(BUDGETS)] = "blocks"
     batches: Annotated[int, Field(ge=1)] = 10
@@ -54,6 +58,16 @@ def run(context: Context, config: DepthConfig, model: Model | None) -> Result:
             f"{context.name}: the model has no residual block x + f(x) that could be left out; "
             "cut its widths by a stage of kind 'shrink'"
         )
+    if config.remove:
+        with refused(f"{context.name}.remove"):
+            paths.resolve(
+                [(pattern, True) for pattern in config.remove], [block.name for block in blocks]
+            )
+        plan = DepthPlan(
+            tuple(b for b in blocks if any(paths.matches(p, b.name) for p in config.remove))
+        )
+        LOG.info("%s: left out %s", context.name, ", ".join(block.name for block in plan.blocks))
+        return Result(model.cut(plan))
     rises = _rises(context, config, model, network, blocks)
     cost = BUDGETS[config.budget]
     target = config.keep_ratio * cost(network)

@@ -13,6 +13,9 @@ from experiments.network import Network, Variables, prepare
 from experiments.schema import refused
 from experiments.simulated import SCALES, SimulatedNetwork
 from experiments.stages import auto, evidence, mixed
+from experiments.stages.distillation import teacher
+from experiments.stages.distillation.objective import with_ones
+from experiments.stages.distillation.taught import taught
 from experiments.stages.quantize_config import SMOOTHINGS, QuantizeConfig
 from experiments.stages.stage import Context, Model, Result, Stage, make_job
 from experiments.train import fit
@@ -182,14 +185,20 @@ def _train(
     if masks is not None:
         vectors = jax.tree.map(lambda v: jnp.ones(v.shape, bool), variables["params"][SCALES])
         masks = {**masks, SCALES: vectors}
+    job = dataclasses.replace(make_job(context, config), network=simulated)
+    student = None
+    if config.distillation.teacher:
+        student, job = taught(context, config.distillation, job, simulated)
+        variables = student.join(variables, jax.random.key(context.stage_seed))
+        masks = None if masks is None else with_ones(masks, variables["params"])
 
     def wrap(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
         del steps
         return optimizer if masks is None else keep_masks(optimizer, masks)
 
-    job = dataclasses.replace(make_job(context, config, wrap=wrap), network=simulated)
-    outcome = fit(job, variables, context.preemption)
-    trained, scales = simulated.split(outcome.variables)
+    outcome = fit(dataclasses.replace(job, wrap=wrap), variables, context.preemption)
+    result = outcome.variables if student is None else student.split(outcome.variables)[0]
+    trained, scales = simulated.split(result)
     return trained, scales, outcome.seconds
 
 
@@ -214,4 +223,9 @@ def _compare(
     )
 
 
-STAGE = Stage(QuantizeConfig, run, needs_model=True, quantizes=True)
+def _check(config: QuantizeConfig, earlier: tuple[str, ...], name: str) -> None:
+    if config.distillation.teacher:
+        teacher.check(config.distillation.teacher, earlier, f"{name}.distillation.teacher")
+
+
+STAGE = Stage(QuantizeConfig, run, needs_model=True, quantizes=True, check=_check)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from experiments.schema import Schema, one_of
 from experiments.stages.auto import AutoConfig
+from experiments.stages.distillation.config import Distillation
 from experiments.stages.mixed import MixedConfig
 from experiments.train import TrainConfig
 from slim import quant
@@ -69,6 +70,7 @@ class QuantizeConfig(TrainConfig):
         auto: which formats, and what they may lose.
         trained: how scales are trained; of `slim.quant.TRAINED`.
         freeze_batch_norm: training leaves batch statistics, and dropout, as in evaluation.
+        distillation: the loss of that training has terms of a teacher, if one is named there.
     """
 
     epochs: Annotated[float, Field(ge=0)] = 0.0
@@ -95,9 +97,15 @@ class QuantizeConfig(TrainConfig):
     auto: AutoConfig = AutoConfig()
     trained: Annotated[str, one_of(TRAINED)] = "lsq"
     freeze_batch_norm: bool = True
+    distillation: Distillation = Distillation()
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "QuantizeConfig":
+        if self.distillation.teacher and not self.epochs:
+            raise ValueError(
+                f"distillation.teacher = {self.distillation.teacher!r} teaches in training, and "
+                "epochs = 0: set epochs, or leave the teacher out"
+            )
         if self.epochs and self.rounding != "nearest":
             raise ValueError(
                 f"rounding = {self.rounding!r} chooses integers, which training (epochs = "

@@ -88,6 +88,7 @@ class Context:
         preemption: whether to stop early.
         earlier: loads the models of the stages before, by name, in order.
         directories: of the stages before, by kind; of two of a kind the later's.
+        cache: where stages of all recipes keep what they would compute alike.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Context:
     preemption: Preemption
     earlier: dict[str, Callable[[], Model]]
     directories: dict[str, Path]
+    cache: Path
 
     @property
     def stage_seed(self) -> int:
@@ -121,6 +123,8 @@ class Stage(NamedTuple):
         needs_floats: whether the model before it must not be quantized.
         quantizes: whether its model is.
         version: goes into the key of its results; raised when it computes something else.
+        check: refuses, by a ConfigError, a config that does not fit the names of the stages before;
+            the third argument is the stage's own name.
         for_images: fields of the config that are lists of what is done to images: empty, and empty
             by default, where examples are something else.
     """
@@ -132,6 +136,7 @@ class Stage(NamedTuple):
     needs_floats: bool = True
     quantizes: bool = False
     version: int = 1
+    check: Callable[[Any, tuple[str, ...], str], None] = lambda config, earlier, name: None
     for_images: tuple[str, ...] = ()
 
 

@@ -1,12 +1,13 @@
 """Depth: whole residual blocks, found in the traced program and left out of it.
 
-A residual block is an addition `x + f(x)` whose branch f has parameters that nothing else uses;
-without the block, x stands in its place. Blocks inside a scan, a remat or a `cond` are not looked
-for.
+A residual block is an addition `x + f(x)` whose branch f has parameters that nothing else uses,
+with what is done to every such sum before it enters the next block: the normalization of a
+Transformer that normalizes last, a ReLU. Without the block, x stands in its place. Blocks inside a
+scan, a remat or a `cond` are not looked for.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from slim import paths
 from slim.graph import Graph
+from slim.graph.cost import CONTRACTIONS
 from slim.graph.rules.scope import bind, shape_of
 from slim.graph.trace import arrays, as_written, at_shapes
 from slim.prune.evidence import is_kernel
@@ -213,10 +215,23 @@ def _needed(
 
 
 def _find(program: _Program) -> list[_Found]:
-    jaxpr = program.jaxpr
+    _, all_read = _needed(program.jaxpr, program.results, (), {})
+
+    def found(skip: Any, result: Var) -> _Found | None:
+        # Parameters that the rest of the program uses as well stay.
+        _, still = _needed(program.jaxpr, program.results, (), {result: skip})
+        own = [p for p, var in program.params.items() if var in all_read - still]
+        kernels = [path for path in own if is_kernel(path, program.params[path].aval)]
+        return _Found(Block(kernels[0], tuple(own)), skip, result) if kernels else None
+
+    sums = [each for each in _sums(program) if found(*each)]
+    return [each for pair in _left(program, sums) if (each := found(*pair))]
+
+
+def _sums(program: _Program) -> list[tuple[Any, Var]]:
+    """The x and the x + f(x) of every residual addition, in program order."""
+    jaxpr, found = program.jaxpr, []
     parameters = set(program.params.values())
-    _, all_read = _needed(jaxpr, program.results, (), {})
-    found = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name not in ("add", "add_any"):
             continue
@@ -226,17 +241,47 @@ def _find(program: _Program) -> list[_Found]:
             if shape_of(skip) != shape_of(branch):
                 continue
             _, read = _needed(jaxpr, [branch], {skip}, {})
-            if skip not in read:
-                continue
-            # Parameters that the rest of the program uses as well stay.
-            result = eqn.outvars[0]
-            _, still = _needed(jaxpr, program.results, (), {result: skip})
-            own = [p for p, var in program.params.items() if var in all_read - still]
-            kernels = [path for path in own if is_kernel(path, program.params[path].aval)]
-            if kernels:
-                found.append(_Found(Block(kernels[0], tuple(own)), skip, result))
-            break
+            if skip in read:
+                found.append((skip, eqn.outvars[0]))
+                break
     return found
+
+
+def _left(program: _Program, sums: Sequence[tuple[Any, Var]]) -> Iterator[tuple[Any, Var]]:
+    """Each x, and what its block leaves: the sum, or what the next block's x is of it.
+
+    The last block leaves what the one before it left by the same operations.
+    """
+    change: list[str] = []
+    for i, (skip, result) in enumerate(sums):
+        following = [after for after, _ in sums[i + 1 :]]
+        candidates = following[:1] or [var for eqn in program.jaxpr.eqns for var in eqn.outvars]
+        for var in candidates:
+            between = _between(program, result, var)
+            if between and (following or between == change):
+                yield skip, var
+                break
+        else:
+            between = []
+            yield skip, result
+        change = between
+
+
+def _between(program: _Program, start: Var, end: Any) -> list[str]:
+    """The primitives from one value to another of its shape that replaces it everywhere after.
+
+    Empty if it does not, or if there is a contraction on the way.
+    """
+    if isinstance(end, Literal) or shape_of(end) != shape_of(start) or end is start:
+        return []
+    equations, read = _needed(program.jaxpr, [end], {start}, {})
+    names = [eqn.primitive.name for eqn in equations]
+    allowed = {start, *program.params.values(), *program.jaxpr.constvars}
+    made = {var for eqn in equations for var in eqn.outvars}
+    if start not in read or not read <= allowed | made | {end} or CONTRACTIONS.keys() & names:
+        return []
+    _, after = _needed(program.jaxpr, program.results, {end}, {})
+    return [] if start in after else names
 
 
 def _without(graph: Graph, names: Collection[str]) -> Callable[..., Any]:

@@ -47,7 +47,7 @@ def test_a_config_resolves_to_what_its_fields_do():
         ({"seed": -1}, r"seed = -1: Input should be greater than or equal to 0"),
         ({"stages": ()}, r"stages = \(\)"),
         ({"stages": ("train", "prun")}, r"stages: unknown name 'prun'; did you mean 'prune'\?"),
-        ({"stages": ("prune",)}, r"'prune' needs a model.*put train or load before it"),
+        ({"stages": ("prune",)}, r"'prune' needs a model.*put train or load or distill before it"),
         (
             {"stages": ("train", "quantize", "finetune")},
             r"'finetune' needs float weights, and 'quantize' before it .* epochs trains",
@@ -139,6 +139,16 @@ def test_keys_of_recipes_of_images_are_what_they_were_before_there_were_texts():
     """So that results that were kept stay valid; another is right only with a new version."""
     expected = {"train": "36fea81cb554", "prune": "a5aff85dfabb", "evaluate": "15142ea2e13d"}
     assert resolved().keys("data") == expected
+
+
+def test_keys_of_recipes_of_texts_change_with_buckets_alone():
+    fields = {**FIELDS, "data": TEXTS, "model": BERT}
+    plain, empty, short = (
+        recipe.resolve({**fields, "data": {**TEXTS, **buckets}}, 1).keys("data")
+        for buckets in ({}, {"buckets": ()}, {"buckets": (8,)})
+    )
+    assert plain == empty
+    assert not set(plain.values()) & set(short.values())
 
 
 def test_a_stage_may_have_a_name_of_its_own():

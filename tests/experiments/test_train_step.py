@@ -39,7 +39,7 @@ def start(job, scale=1.0):
 def step_of(job, give_gradients=True):
     return jax.jit(
         train_step.make_step(
-            job.network,
+            job.minimized,
             job.optimizer,
             job.rate,
             job.config,

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 
@@ -5,13 +6,16 @@ import chex
 import numpy as np
 import pytest
 
+from experiments.data import buckets
 from experiments.data.dataset import Dataset
-from experiments.data.info import DataInfo
+from experiments.data.info import TEXT, DataInfo
 from experiments.data.sources import ArraySource, RecordSource
 
 from .conftest import Records
 
 TRAIN, EVAL, BATCH = 22, 10, 8
+LENGTH, BUCKETS = 9, (3, 5)
+ORDER = [11, 20, 6, 17, 8, 3, 18, 9]  # of the fifth batch of seed 3
 
 
 def arrays(size):
@@ -32,10 +36,35 @@ def on_disk(size):
     return RecordSource(Records(records), ("image", "label"))
 
 
-@pytest.fixture(params=[in_memory, on_disk])
-def dataset(request):
+def of_images(source):
     info = DataInfo("x", (2, 3, 1), TRAIN, (), TRAIN, EVAL, (0.5,), (0.5,), "here")
-    return Dataset(info, request.param(TRAIN), request.param(EVAL), BATCH, 4, "0")
+    return Dataset(info, source(TRAIN), source(EVAL), BATCH, 4, "0")
+
+
+def words(size):
+    """Example i has the label i, and a text of 1 to 9 tokens, all of them i + 1."""
+    labels = np.arange(size, dtype=np.int32)
+    there = np.arange(LENGTH) <= (labels * 5 % LENGTH)[:, None]
+    return ArraySource(np.where(there, labels[:, None] + 1, 0).astype(np.int32), labels)
+
+
+def of_texts(buckets=BUCKETS):
+    info = DataInfo("x", (LENGTH,), TRAIN, (), TRAIN, EVAL, (), (), "here", TEXT)
+    return Dataset(info, words(TRAIN), words(EVAL), BATCH, 4, "0", buckets)
+
+
+IMAGES = {"in memory": lambda: of_images(in_memory), "on disk": lambda: of_images(on_disk)}
+DATASETS = {**IMAGES, "bucketed": of_texts}
+
+
+@pytest.fixture(params=DATASETS)
+def dataset(request):
+    return DATASETS[request.param]()
+
+
+@pytest.fixture(params=IMAGES)
+def images(request):
+    return IMAGES[request.param]()
 
 
 def take(iterator, count):
@@ -58,11 +87,22 @@ def test_neighbouring_seeds_share_no_epoch(dataset):
     assert len({tuple(epoch) for epoch in np.concatenate(epochs)}) == 16
 
 
-def test_a_batch_has_images_with_their_labels(dataset):
-    batch = dataset.batch_at(0, 0)
+def test_a_batch_has_images_with_their_labels(images):
+    batch = images.batch_at(0, 0)
     chex.assert_shape(batch["input"], (BATCH, 2, 3, 1))
     assert (batch["input"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
     np.testing.assert_array_equal(batch["input"][:, 0, 0, 0], batch["label"])
+
+
+def test_the_order_never_changes(images):
+    """Figures that are committed depend on it."""
+    assert images.batch_at(3, 4)["label"].tolist() == ORDER
+
+
+def test_a_batch_says_which_examples_it_has(dataset):
+    for batch in take(dataset.batches(0), 3):
+        np.testing.assert_array_equal(batch["index"], batch["label"])  # as `arrays` made them
+        assert batch["index"].dtype == np.int32
 
 
 def test_the_same_seed_gives_the_same_batches(dataset):
@@ -109,10 +149,10 @@ def test_goes_on_from_a_saved_state_as_if_never_stopped(dataset):
 
 @pytest.mark.parametrize(("batch_size", "process_count"), [(4, 1), (4, 2), (12, 2), (5, 1)])
 def test_evaluation_has_each_example_once_and_pads_the_last_batch(
-    dataset, batch_size, process_count
+    images, batch_size, process_count
 ):
     parts = [
-        list(dataset.eval_batches(batch_size, process_index=p, process_count=process_count))
+        list(images.eval_batches(batch_size, process_index=p, process_count=process_count))
         for p in range(process_count)
     ]
     batches = [
@@ -125,9 +165,67 @@ def test_evaluation_has_each_example_once_and_pads_the_last_batch(
     weights = np.concatenate([batch["weight"] for batch in batches])
     assert weights.dtype == np.float32
     np.testing.assert_array_equal(weights, np.arange(len(weights)) < EVAL)
-    np.testing.assert_array_equal(labels(batches)[:EVAL], np.arange(EVAL))
-    assert not np.any(labels(batches)[EVAL:])
+    for name in ("label", "index"):
+        found = np.concatenate([batch[name] for batch in batches])
+        np.testing.assert_array_equal(found[:EVAL], np.arange(EVAL))
+        assert not np.any(found[EVAL:])
     assert not np.any(np.concatenate([batch["input"] for batch in batches])[EVAL:])
+
+
+def needed(batch):
+    """Of each text, the shortest length of a batch that fits it."""
+    tokens = (batch["input"] != 0).sum(1)
+    return np.array([*BUCKETS, LENGTH])[np.searchsorted((*BUCKETS, LENGTH), tokens)]
+
+
+def test_a_batch_of_texts_is_as_long_as_its_bucket_and_whole():
+    dataset = dataclasses.replace(of_texts(), batch_size=4)
+    found = take(dataset.batches(0), 22)  # four epochs
+    for batch in found:
+        assert batch["input"].shape == (4, needed(batch).max())
+        padded = np.pad(batch["input"], ((0, 0), (0, LENGTH - batch["input"].shape[1])))
+        np.testing.assert_array_equal(padded, dataset.train.inputs[batch["index"]])
+    assert {batch["input"].shape[1] for batch in found} == {*BUCKETS, LENGTH}
+
+
+def test_texts_of_one_bucket_are_together():
+    """In an epoch of whole batches, but for one batch at each border of two buckets."""
+    lengths = np.random.default_rng(0).choice([3, 5, 9], 400, p=[0.5, 0.3, 0.2])
+    for epoch in range(2):
+        order = buckets.epoch_order(lengths, 8, seed=1, epoch=epoch)
+        np.testing.assert_array_equal(np.sort(order), np.arange(400))
+        spread = np.ptp(lengths[order].reshape(50, 8), axis=1)
+        assert (spread > 0).sum() <= 2
+        longest = lengths[order].reshape(50, 8).max(1)
+        assert (np.diff(longest) != 0).sum() > 10  # the batches are in no order
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_evaluation_by_length_has_each_text_once(process_count):
+    dataset = of_texts()
+    parts = [
+        list(dataset.eval_batches(process_index=p, process_count=process_count))
+        for p in range(process_count)
+    ]
+    batches = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert [batch["input"].shape for batch in batches] == [(4, 9), (4, 5), (4, 3)]
+    assert all(batch["input"].shape[1] == needed(batch).max() for batch in batches)
+    weights, index = (np.concatenate([b[name] for b in batches]) for name in ("weight", "index"))
+    np.testing.assert_array_equal(weights, np.arange(12) < EVAL)
+    np.testing.assert_array_equal(np.sort(index[:EVAL]), np.arange(EVAL))
+    np.testing.assert_array_equal(labels(batches), index)
+    assert not index[EVAL:].any()
+    assert not batches[-1]["input"][2:].any()
+
+
+def test_the_first_batch_of_an_evaluation_has_the_full_length():
+    dataset = of_texts(buckets=(3, 5, 8))
+    short = dataclasses.replace(dataset, eval=ArraySource(*words(3).gather(np.array([0, 2]))))
+    (only,) = short.eval_batches()
+    assert only["input"].shape == (4, LENGTH)
 
 
 def test_evaluation_takes_its_own_batch_size_by_default(dataset):

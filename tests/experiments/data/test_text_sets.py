@@ -77,6 +77,15 @@ def test_the_last_batch_is_filled_up_with_padding():
     assert not last["input"][10:].any()
 
 
+def test_batches_are_as_long_as_their_texts():
+    fields = {"length": 64, "train_split": "train[:80]", "eval_split": "test[:10]"}
+    short, padded = sets.load(config(buckets=(16, 24), **fields)), sets.load(config(**fields))
+    assert short.fingerprint == padded.fingerprint
+    found = [short.batch_at(0, step)["input"] for step in range(10)]
+    assert {ids.shape[1] for ids in found} == {16, 24, 64}
+    assert sum((ids != 0).sum() for ids in found) == (padded.train.inputs != 0).sum()
+
+
 def test_bbcs_articles_have_their_topics():
     data = sets.load(config("bbc_news", **SMALL))
     assert data.info.class_names == bbc_news.TOPICS
@@ -103,6 +112,13 @@ def test_the_order_depends_on_the_texts_alone():
         ({"length": 2}, "data.length = 2: .*greater than or equal to 3"),
         ({"name": "digits", "length": 8}, "data: length = 8: digits has images, which have no tok"),
         ({"augment": ({"name": "flip"},)}, "data: augment = .*is for images, and rotten_tomatoes"),
+        (
+            {"name": "digits", "length": None, "buckets": (8,)},
+            r"data: buckets = \(8,\) are lengths",
+        ),
+        ({"buckets": (8, 8)}, r"data: buckets = \(8, 8\) must ascend and be below length = 12"),
+        ({"buckets": (4, 12)}, r"data: buckets = \(4, 12\) must ascend and be below length = 12"),
+        ({"buckets": (2, 4)}, r"data.buckets.*greater than or equal to 3"),
         ({"resize": (8, 8)}, r"data: resize = \(8, 8\) is for images"),
     ],
 )

@@ -68,7 +68,14 @@ class Stages:
             network = dataclasses.replace(network, module=self._module)
         directory = self._directory / str(next(self._numbers))
         directory.mkdir(parents=True)
-        return dataclasses.replace(context, name=kind, network=network, directory=directory)
+        return dataclasses.replace(
+            context,
+            name=kind,
+            network=network,
+            directory=directory,
+            earlier={"train": lambda: self.model},
+            cache=self._directory.parent / "cache",
+        )
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slim import paths
 from slim.graph import cost, groups, make_plan, mask, replay, shrink, trace
+from slim.models.bert import BertConfig, SequenceClassification
 from slim.prune import DepthPlan, drop_blocks, drop_params, residual_blocks
 
 X = jax.random.normal(jax.random.key(0), (5, 6))
@@ -157,3 +161,23 @@ def test_json_restores_the_plan():
 def test_corrupt_plans_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         DepthPlan.from_json(text)
+
+
+def test_a_layer_that_normalizes_last_goes_with_its_norms() -> None:
+    def bert(depth: int) -> Any:
+        config = BertConfig(width=8, depth=depth, heads=2, hidden=16, vocabulary=20, dropout=0.0)
+        return SequenceClassification(config)
+
+    ids = jnp.arange(12).reshape(2, 6)
+    whole = bert(3)
+    params = whole.init(jax.random.key(0), ids, ids != 0, train=False)["params"]
+    graph = trace(
+        lambda params, ids: whole.apply({"params": params}, ids, ids != 0, train=False), params, ids
+    )
+    dropped = [block for block in residual_blocks(graph) if block.name.startswith("layer_2/")]
+    small = {name: entry for name, entry in params.items() if name != "layer_2"}
+    left = paths.flatten(drop_params(dropped, params))
+    assert left.keys() == paths.flatten(small).keys()
+    fn = drop_blocks(graph, [block.name for block in dropped])
+    expected = bert(2).apply({"params": small}, ids, ids != 0, train=False)
+    chex.assert_trees_all_close(fn(left, ids), expected, rtol=1e-6)

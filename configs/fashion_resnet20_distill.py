@@ -1,0 +1,58 @@
+r"""ResNet-20 on Fashion-MNIST, 70% of its weights cut at once: recovered with a teacher, and without.
+
+    python -m experiments.main --config=configs/fashion_resnet20_distill.py \
+        --workdir=runs/fashion_resnet20_distill
+
+The weights go at once, then what is left is trained for one pass over a fifth of the images:
+`distill` learns from the network before the cut, `finetune` from the labels, in the same steps from
+the same weights. Starts from the committed network. Needs Fashion-MNIST:
+`apt-get install dataset-fashion-mnist`, or prepared by TFDS.
+
+Arguments: `smoke`, for a minute on a subset. With `--sweep`: 3 seeds of each, the weights masked or
+cut in whole channels.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.fashion_resnet20 import BASELINE, data
+from experiments import recipe
+
+RECOVERY = {"epochs": 1.0, "lr": 0.05}
+
+
+def get_config(text: str = "") -> ConfigDict:
+    """The recipe."""
+    args = recipe.arguments(text, smoke=False)
+    return recipe.config(
+        name="fashion_resnet20_distill",
+        data={**data(args.smoke), "train_split": "train[:1%]" if args.smoke else "train[:20%]"},
+        model={"name": "resnet20"},
+        stages=("load", "prune", "distill", "evaluate"),
+        load={"file": BASELINE},
+        # One step that moves nothing: the masks alone.
+        prune={
+            "keep_ratio": 0.3,
+            "sparsity_schedule": "one_shot",
+            "epochs": 1e-4,
+            "lr": 1e-9,
+        },
+        shrink={"keep_ratio": 0.3, "budget": "params", "min_width": 4},
+        distill={"teacher": "load", "mixture": 1.0, "temperature": 4.0, **RECOVERY},
+        finetune=RECOVERY,
+        evaluate={"latency_rounds": 5, "attacks": (), "corruptions": ()},
+    )
+
+
+def sweep() -> Iterator[dict[str, Any]]:
+    """Weights that are masked and channels that are cut, each with and without the teacher."""
+    for how in ("prune", "shrink"):
+        for recovery in ("finetune", "distill"):
+            for seed in range(3):
+                yield {
+                    "name": f"{how}_{recovery}",
+                    "seed": seed,
+                    "stages": ("load", how, recovery, "evaluate"),
+                }
