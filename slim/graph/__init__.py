@@ -14,6 +14,7 @@
     fn = folded(graph, folding)             the function of those parameters
     fn = rewrite(graph, hook)               the function with other operations at chosen sites
     fn = tapped(graph, names)               the function, and values inside it that `taps` names
+    segments = split(graph, names)          the function cut at such values, in parts
     small_fn = replay(graph, plan)          the function on the small parameters, equal to the
                                             original on the masked ones
 
@@ -28,6 +29,7 @@ from slim.graph.plan import Plan, check, make_plan, mask, shrink
 from slim.graph.replay import replay
 from slim.graph.rewrite import Contraction, Hook, rewrite
 from slim.graph.sites import Site, equation, sites, used_elsewhere
+from slim.graph.split import Segment, Segments, split, split_outputs
 from slim.graph.taps import Tap, match, tapped, taps
 from slim.graph.trace import Graph, trace
 
@@ -41,6 +43,8 @@ __all__ = [
     "Member",
     "Plan",
     "Row",
+    "Segment",
+    "Segments",
     "Site",
     "Tap",
     "check",
@@ -59,6 +63,8 @@ __all__ = [
     "shrink",
     "site_parameters",
     "sites",
+    "split",
+    "split_outputs",
     "tapped",
     "taps",
     "trace",

@@ -43,18 +43,21 @@ class Flat:
         consts: the values of constants, by number.
         inputs: the numbers of the jaxpr's inputs.
         outputs: its outputs.
+        calls: the operands and the results of the calls that are opened, by address.
     """
 
     steps: tuple[Step, ...]
     consts: Mapping[int, Any]
     inputs: tuple[int, ...]
     outputs: tuple[Operand, ...]
+    calls: Mapping[Address, tuple[Sequence[Operand], Sequence[Operand]]]
 
 
 def flatten(graph: Graph, opened: Callable[[Address], bool] = lambda address: True) -> Flat:
     """The program of a graph, with the calls opened whose address `opened` accepts."""
     steps: list[Step] = []
     consts: dict[int, Any] = {}
+    calls: dict[Address, tuple[Sequence[Operand], Sequence[Operand]]] = {}
     count = 0
 
     def fresh(number: int) -> tuple[int, ...]:
@@ -78,6 +81,7 @@ def flatten(graph: Graph, opened: Callable[[Address], bool] = lambda address: Tr
             if eqn.primitive.name in CALLS and opened(address):
                 (inner,) = inner_jaxprs(eqn)
                 outs: Sequence[Operand] = walk(inner.jaxpr, inner.consts, ins, (*address, 0))
+                calls[address] = ins, outs
             else:
                 made = outs = fresh(len(eqn.outvars))
                 steps.append(Step(eqn, tuple(ins), made, address))
@@ -87,7 +91,7 @@ def flatten(graph: Graph, opened: Callable[[Address], bool] = lambda address: Tr
     jaxpr = graph.jaxpr
     inputs = fresh(len(jaxpr.jaxpr.invars))
     outputs = walk(jaxpr.jaxpr, jaxpr.consts, inputs, ())
-    return Flat(tuple(steps), consts, inputs, tuple(outputs))
+    return Flat(tuple(steps), consts, inputs, tuple(outputs), calls)
 
 
 def needed(steps: Sequence[Step], wanted: Iterable[Operand]) -> tuple[tuple[Step, ...], set[int]]:

@@ -92,6 +92,17 @@ def taps(graph: Graph) -> dict[str, Tap]:
 _FOUND: WeakKeyDictionary[Graph, dict[str, Tap]] = WeakKeyDictionary()
 
 
+def named(graph: Graph, name: str) -> Tap:
+    """The tap of a name.
+
+    Raises:
+        ValueError: there is none; the message says what is nearest, or why it cannot be had.
+    """
+    if name not in taps(graph):
+        raise ValueError(_unknown(graph, name))
+    return taps(graph)[name]
+
+
 def match(graph: Graph, pattern: str, kind: str | None = None) -> tuple[str, ...]:
     """The names of the taps that a glob matches, in program order.
 
@@ -164,12 +175,10 @@ def tapped(graph: Graph, names: Iterable[str]) -> Callable[..., tuple[PyTree, di
 def _program(
     graph: Graph, names: Sequence[str]
 ) -> Callable[[list[Any]], tuple[PyTree, dict[str, Any]]]:
-    every = taps(graph)
     at: dict[Address, list[Tap]] = {}
     for name in dict.fromkeys(names):
-        if name not in every:
-            raise ValueError(_unknown(graph, name))
-        at.setdefault(every[name].place.address, []).append(every[name])
+        tap = named(graph, name)
+        at.setdefault(tap.place.address, []).append(tap)
     groups = {chosen[0].name: chosen for chosen in at.values()}
 
     def instead(operation: Operation, operands: list[Any], _: None) -> tuple[Sequence[Any], PyTree]:
