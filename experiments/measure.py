@@ -287,7 +287,7 @@ def _read(scores: Confusion, agreed: Any, under: Mapping[str, Confusion]) -> dic
     }
 
 
-def _on_one_device(tree: PyTree) -> PyTree:
+def on_one_device(tree: PyTree) -> PyTree:
     """A copy of a sharded or replicated pytree on this process's first device."""
 
     def local(leaf: Any) -> jax.Array:
@@ -303,10 +303,10 @@ def _work(
 ) -> dict[str, dict[str, Any]]:
     """FLOPs, latency and memory of each model on one device, all latencies taken in turn."""
     forward = _forward(models)
-    variables = {model.name: _on_one_device(model.variables) for model in models}
+    variables = {model.name: on_one_device(model.variables) for model in models}
 
     def programs(batch_size: int) -> tuple[dict[str, jax.stages.Compiled], dict[str, Latency]]:
-        batch = _on_one_device(_prepare(np.resize(inputs, (batch_size, *inputs.shape[1:]))))
+        batch = on_one_device(_prepare(np.resize(inputs, (batch_size, *inputs.shape[1:]))))
         made = {
             model.name: forward[model.predict].lower(variables[model.name], batch).compile()
             for model in models

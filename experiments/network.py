@@ -15,6 +15,7 @@ from experiments.data.info import IMAGE, DataInfo, Modality
 from experiments.precision import Precision
 from experiments.schema import ConfigError
 from slim import models, paths
+from slim.dynamic import ExitPlan, NestedPlan
 from slim.graph import Graph, tapped, trace
 from slim.quant import Quantization, restore
 from slim.quant.numerics import QTensor
@@ -154,6 +155,59 @@ class Network:
         """Logits in training, and the collections that training changes (batch statistics)."""
         result: tuple[jax.Array, Variables] = self._replayed("_train")(variables, inputs, key)
         return result
+
+    def exits(self, variables: Variables, inputs: jax.Array) -> tuple[jax.Array, ...]:
+        """The logits of each exit in evaluation, the last of which `predict` gives.
+
+        Raises:
+            ValueError: it has no exits.
+        """
+        logits: tuple[jax.Array, ...] = self._exits(variables, inputs)
+        return logits
+
+    @property
+    def exit_plan(self) -> ExitPlan:
+        """Where its exits are.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if not (self.plans and isinstance(self.plans[-1], ExitPlan)):
+            raise ValueError("the network has no exits; a stage of kind 'exits' makes them")
+        return self.plans[-1]
+
+    @property
+    def nested_plan(self) -> NestedPlan:
+        """Its variants, whose variables `NestedPlan.narrow` gives.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if not (self.plans and isinstance(self.plans[-1], NestedPlan)):
+            raise ValueError("the network has no variants; a stage of kind 'slimmable' makes them")
+        return self.plans[-1]
+
+    @property
+    def variants(self) -> dict[str, "Network"]:
+        """Each of its variants as a network of its own, the widest first.
+
+        Raises:
+            ValueError: it has none.
+        """
+        plan = self.nested_plan
+        assert self.before is not None
+        return {name: self.before.shrunk(made) for name, made in plan.variants.items()}
+
+    @property
+    def padding(self) -> Callable[..., jax.Array] | None:
+        """Inputs, and whatever else -> which positions are no padding; None of images."""
+        return None if self.modality == IMAGE else lambda inputs, *others: inputs != 0
+
+    @cached_property
+    def _exits(self) -> Callable[..., tuple[jax.Array, ...]]:
+        plan = self.exit_plan
+        assert self.before is not None
+        return plan.on(self.before.graph(), mask=self.padding)
 
     def weights(self, variables: Variables) -> PyTree:
         """The parameters, each once, as numbers one may count: of integers the integers."""

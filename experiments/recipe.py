@@ -25,6 +25,7 @@ from experiments.data.info import IMAGE, Modality
 from experiments.measure import EvaluateConfig
 from experiments.schema import ConfigError, Schema, overridable, parse, plain, unknown_name
 from experiments.stages import STAGES, Stage
+from experiments.stages.distill import DistillConfig
 from experiments.train import RunConfig, TrainConfig
 from slim import models
 
@@ -124,7 +125,14 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     full = overridable(recipe.settings)
     if recipe.settings.model.get("name") in models.MODELS:
         full["model"] = {**models.options(full["model"]["name"]), **full["model"]}
-    for stage in recipe.stages:
+    chosen = {stage.name for stage in recipe.stages}
+    # Sections of stages that are left out stay, for sweeps and overrides that put them in.
+    left_out = (
+        _planned(name, section, recipe.settings.data.modality)
+        for name, section in fields.items()
+        if name not in Settings.model_fields and name not in chosen
+    )
+    for stage in (*recipe.stages, *left_out):
         full[stage.name] = overridable(stage.config)
         if stage.kind != stage.name:
             full[stage.name]["kind"] = stage.kind
@@ -199,16 +207,24 @@ def _check_order(recipe: Recipe) -> None:
     kinds: set[str] = set()
     models: list[str] = []
     integers: str | None = None
+    ended: str | None = None
     for stage in recipe.stages:
         if integers and stage.stage.needs_floats:
             raise ConfigError(
                 f"stages: {stage.name!r} needs float weights, and {integers!r} before it made them "
                 f"integers; put it before {integers!r}, whose field epochs trains what is quantized"
             )
+        if ended and stage.stage.needs_model and stage.stage.needs_floats:
+            raise ConfigError(
+                f"stages: {stage.name!r} would change the network inside what {ended!r} before it "
+                f"made of it; put it before {ended!r}"
+            )
         if not (stage.stage.needs_model or stage.stage.needs_floats):
-            integers = None
+            integers = ended = None
         if stage.stage.quantizes:
             integers = stage.name
+        if stage.stage.ends:
+            ended = stage.name
         if stage.name in names:
             raise ConfigError(
                 f"stages: {stage.name!r} stands twice; give the second another name, and its "
@@ -240,11 +256,15 @@ def _check_batches(recipe: Recipe, devices: int) -> None:
     meshes.check_batch(settings.data.eval_batch_size, grid, "data.eval_batch_size")
     for stage in recipe.stages:
         if isinstance(stage.config, TrainConfig):
+            data, field = settings.data, "data"
+            if isinstance(stage.config, DistillConfig) and stage.config.corpus is not None:
+                data, field = stage.config.corpus, f"{stage.name}.corpus"
+                meshes.check_batch(data.batch_size, grid, f"{field}.batch_size")
             parts = stage.config.accumulate
-            if settings.data.batch_size % (parts * grid[0] * grid[1]):
+            if data.batch_size % (parts * grid[0] * grid[1]):
                 raise ConfigError(
-                    f"{stage.name}.accumulate = {parts}: data.batch_size = "
-                    f"{settings.data.batch_size} must be divisible by accumulate times the "
+                    f"{stage.name}.accumulate = {parts}: {field}.batch_size = "
+                    f"{data.batch_size} must be divisible by accumulate times the "
                     f"{grid[0] * grid[1]} devices of the mesh axes data x fsdp"
                 )
         elif isinstance(stage.config, EvaluateConfig):

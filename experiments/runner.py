@@ -58,7 +58,7 @@ def run(
     entries: list[report.Stage] = []
     rows: dict[str, Measures] = {}
     shapes: dict[str, Shapes] = {}
-    pictures: dict[str, Path] = {}
+    shown: dict[str, Path] = {}
     model: Model | None = None
     for planned in recipe.stages:
         if preemption.reached():
@@ -82,7 +82,7 @@ def run(
         context = dataclasses.replace(context, directories=directories)
         rows |= {row.name: row for row in finished.measures()}
         entries.append(_entry(planned, keys[planned.name], reused, finished, workdir))
-        pictures |= _pictures(planned.name, directory)
+        shown |= _shown(planned.name, directory)
     if jax.process_index() != 0 or not rows:
         return None
     before, cuts = _kernels(context.network, shapes)
@@ -98,7 +98,7 @@ def run(
         ),
         kernels=before,
     )
-    report.write(made, pages, pictures)
+    report.write(made, pages, shown)
     return made
 
 
@@ -186,7 +186,7 @@ def _kernels(uncut: Network, shapes: dict[str, Shapes]) -> tuple[Shapes, dict[st
     return of(first), {name: of(found) for name, found in changed.items()}
 
 
-def _pictures(stage: str, directory: Path) -> dict[str, Path]:
-    """The pictures that a stage left, by names that no other stage's have."""
-    found = sorted(directory.glob("*.png"))
+def _shown(stage: str, directory: Path) -> dict[str, Path]:
+    """The pictures and tables that a stage left, by names that no other stage's have."""
+    found = sorted(path for path in directory.glob("*") if path.suffix in (".png", ".md"))
     return {p.stem if p.stem == stage else f"{stage}_{p.stem}": p for p in found}

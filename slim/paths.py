@@ -58,6 +58,24 @@ def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree
     )
 
 
+def without_none(tree: PyTree) -> PyTree:
+    """Nested dicts, perhaps in a tuple, without the entries that are None or have nothing else.
+
+    >>> without_none({"a": None, "b": {"c": None}, "d": 1})
+    {'d': 1}
+    """
+    if isinstance(tree, tuple):
+        return tuple(map(without_none, tree))
+    if not isinstance(tree, dict):
+        return tree
+    entries = {name: without_none(entry) for name, entry in tree.items()}
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if entry is not None and not (isinstance(entry, dict) and not entry)
+    }
+
+
 def matches(pattern: str, path: str) -> bool:
     """Whether the glob `pattern` matches the whole of `path`; case counts, `*` spans `/`."""
     return fnmatchcase(path, pattern)

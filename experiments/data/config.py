@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from experiments.data import text_sets, tfds_texts
 from experiments.data.augment import AUGMENTATIONS
 from experiments.data.info import IMAGE, STATISTICS, TEXT, Modality
+from experiments.data.replace_words import ReplaceWords
 from experiments.schema import ConfigError, Schema, parse, unknown_name
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -61,6 +62,8 @@ class DataConfig(Schema):
     buckets: tuple[Annotated[int, Field(ge=3)], ...] = ()
     """Shorter lengths, ascending: a batch of texts has the shortest that fits all of them, and most
     batches have texts of one bucket alone; (): all batches have `length`."""
+    replace_words: ReplaceWords | None = None
+    """Adds copies of the training texts in which words are others."""
     num_classes: PositiveInt | None = None
     """How many labels the recipe was written for; refused where the set has another number."""
     in_memory_mib: Annotated[int, Field(ge=0)] = 512
@@ -87,6 +90,8 @@ class DataConfig(Schema):
                     f"buckets = {self.buckets} are lengths of texts, and {self.name} has images; "
                     "leave it out"
                 )
+            if self.replace_words is not None:
+                raise ValueError(f"replace_words is for texts, and {self.name} has images")
             return self
         if self.length is None:
             raise ValueError(

@@ -3,7 +3,7 @@
 import hashlib
 import math
 
-from experiments.data import digits, foolbox_sets, text_sets, tfds_sets
+from experiments.data import digits, foolbox_sets, replace_words, text_sets, tfds_sets
 from experiments.data.config import DataConfig
 from experiments.data.dataset import Dataset
 from experiments.data.info import IMAGE, DataInfo, mean_and_std
@@ -39,6 +39,9 @@ def load(config: DataConfig) -> Dataset:
         return read_to_memory(source, info.input_shape)
 
     train = opened(config.train_split)
+    if config.replace_words is not None:
+        folder = tfds_sets.folder(config.data_dir)
+        train = replace_words.extend(train, config.replace_words, folder)
     evaluation = opened(_eval_split(config, located))
     parts = train.fingerprint() + evaluation.fingerprint()
     return Dataset(
@@ -82,13 +85,17 @@ def _describe(config: DataConfig, located: Located) -> DataInfo:
         return sum(len(positions) for _, positions in ranges(spec, located.splits, field))
 
     shape = _input_shape(config, located)
+    copies = 0
+    if config.replace_words is not None:
+        replace_words.check(config.replace_words, shape[0])
+        copies = config.replace_words.copies
     mean, std = mean_and_std(config.name, shape[2]) if located.modality == IMAGE else ((), ())
     return DataInfo(
         name=config.name,
         input_shape=shape,
         num_classes=labels,
         class_names=located.class_names,
-        num_train=size(config.train_split, "data.train_split"),
+        num_train=size(config.train_split, "data.train_split") * (1 + copies),
         num_eval=size(_eval_split(config, located), "data.eval_split"),
         mean=mean,
         std=std,

@@ -36,7 +36,7 @@ def locate(name: str, data_dir: str | None, length: int | None = None) -> Locate
         ConfigError: unknown, absent, or of neither images nor texts with labels; the message says
             what to do.
     """
-    root = Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
+    root = folder(data_dir)
     builder = _prepared(name, root)
     if name in idx_builder.CLASS_NAMES and (builder is None or not _has_random_access(builder)):
         builder = _prepared(f"{idx_builder.IdxImages.name}/{name}", root)
@@ -45,6 +45,11 @@ def locate(name: str, data_dir: str | None, length: int | None = None) -> Locate
     if builder is None:
         raise _absent(name, root)
     return _from_builder(name, builder, length)
+
+
+def folder(data_dir: str | None) -> Path:
+    """Where prepared sets lie; None: in TFDS's own place."""
+    return Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
 
 
 def _prepared(name: str, root: Path) -> tfds.core.DatasetBuilder | None:

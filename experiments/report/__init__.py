@@ -15,14 +15,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from experiments.report.adaptive import Adaptive
 from experiments.report.bits import Mixed
 from experiments.report.curves import curves
-from experiments.report.layout import terminal
+from experiments.report.dynamic import Dynamic, dynamic_table
+from experiments.report.layout import markdown, terminal
 from experiments.report.machine import this_machine
 from experiments.report.pages import report_page, sweep_page
+from experiments.report.plots.adaptive import adaptive_figure
 from experiments.report.plots.bits import bits_figure, pareto_figure
 from experiments.report.plots.costs import report_costs, sweep_costs
 from experiments.report.plots.curves import training_curves
+from experiments.report.plots.dynamic import dynamic_figure, shares_figure
 from experiments.report.plots.seeds import seeds_figure
 from experiments.report.plots.sensitivity import sensitivity_figure
 from experiments.report.plots.style import style
@@ -49,7 +53,9 @@ SENSITIVITY = "sensitivity.json"
 
 __all__ = [
     "SENSITIVITY",
+    "Adaptive",
     "Curve",
+    "Dynamic",
     "Machine",
     "Mixed",
     "Report",
@@ -65,6 +71,8 @@ __all__ = [
     "table",
     "this_machine",
     "write",
+    "write_adaptive",
+    "write_dynamic",
     "write_mixed",
     "write_sensitivity",
     "write_sweep",
@@ -90,9 +98,11 @@ def write(report: Report, directory: Path | str, left: Mapping[str, Path] | None
     Args:
         report: what to write.
         directory: where to.
-        left: pictures that stages left, by the names of their copies without the suffix.
+        left: pictures that stages left, by the names of their copies without the suffix; and
+            tables, Markdown that stands in the page.
     """
     left = left or {}
+    drawn = {name: path for name, path in left.items() if path.suffix == ".png"}
     pictures = {"Accuracy against size, FLOPs and latency": ("costs.png", report_costs(report))}
     if (figure := training_curves(report.stages)) is not None:
         pictures["Training curves"] = ("curves.png", figure)
@@ -101,12 +111,15 @@ def write(report: Report, directory: Path | str, left: Mapping[str, Path] | None
     widths = "widths.png" if cuts(report) else None
     if widths is not None:
         files[widths] = _png(widths_figure(report))
-    files |= {f"{name}.png": path.read_bytes() for name, path in left.items()}
+    files |= {f"{name}.png": path.read_bytes() for name, path in drawn.items()}
     page = report_page(
         report,
         [(caption, file) for caption, (file, _) in pictures.items()],
         widths,
-        [(name, f"{name}.png") for name in left],
+        [
+            (name, f"![{name}]({name}.png)" if name in drawn else path.read_text().strip())
+            for name, path in left.items()
+        ],
     )
     _write(files | {"report.md": page.encode()}, Path(directory))
 
@@ -148,6 +161,27 @@ def write_mixed(mixed: Mixed, directory: Path) -> None:
     files = {"mixed.json": to_json(mixed).encode(), "pareto.png": _png(pareto_figure(mixed))}
     if any(each.bits is not None for each in mixed.chosen.values()):
         files["bits.png"] = _png(bits_figure(mixed))
+    _write(files, directory)
+
+
+def write_dynamic(found: Dynamic, directory: Path) -> None:
+    """Writes `dynamic.json`, `table.md` and two pictures, each whole or not at all."""
+    table = dynamic_table(found)
+    files = {
+        "dynamic.json": to_json(found).encode(),
+        "dynamic.png": _png(dynamic_figure(found)),
+        "shares.png": _png(shares_figure(found)),
+        "table.md": f"{table.caption}.\n\n{markdown(table)}\n".encode(),
+    }
+    _write(files, directory)
+
+
+def write_adaptive(adaptive: Adaptive, directory: Path) -> None:
+    """Writes `adaptive.json` and `adaptive.png`, each whole or not at all."""
+    files = {
+        "adaptive.json": to_json(adaptive).encode(),
+        "adaptive.png": _png(adaptive_figure(adaptive)),
+    }
     _write(files, directory)
 
 

@@ -41,14 +41,14 @@ def report_page(
         report: what to tell.
         pictures: caption and file name, relative to the page.
         widths: the file name of the picture of widths, where a stage cut the model.
-        stages: pictures that stages left, as `pictures`.
+        stages: what stages left to show: captions and Markdown.
     """
     models, baseline, final = report.models, report.baseline, report.final
     lines = [] if final == baseline else [headline(final, baseline, models)]
     lines += [comparison(name, final, baseline, models) for name in report.scratch]
     cut = [] if widths is None else ["## Widths", WIDTHS_NOTE, f"![Widths]({widths})"]
     cut += [_folded(table) for table in width_tables(report)]
-    left = [part for caption, file in stages for part in (f"## {caption}", f"![{caption}]({file})")]
+    left = [part for caption, shown in stages for part in (f"## {caption}", shown)]
     return _page(
         report.name,
         [*lines, *_sections(model_tables(models)), NOTES],

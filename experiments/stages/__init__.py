@@ -3,15 +3,19 @@
 from collections.abc import Mapping
 
 from experiments.stages import (
+    adaptive,
     depth,
     distill,
+    dynamic,
     evaluate,
+    exits,
     finetune,
     load,
     prune,
     quantize,
     sensitivity,
     shrink,
+    slimmable,
     train,
 )
 from experiments.stages.stage import Context, Model, Result, Stage
@@ -26,6 +30,10 @@ STAGES: Mapping[str, Stage] = {
     "finetune": finetune.STAGE,
     "distill": distill.STAGE,
     "quantize": quantize.STAGE,
+    "exits": exits.STAGE,
+    "dynamic": dynamic.STAGE,
+    "slimmable": slimmable.STAGE,
+    "adaptive": adaptive.STAGE,
     "evaluate": evaluate.STAGE,
 }
 

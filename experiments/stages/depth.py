@@ -8,7 +8,8 @@ from typing import Annotated
 import jax
 from pydantic import Field
 
-from experiments.network import Network, count
+from experiments import cuts
+from experiments.network import Network, Variables, count
 from experiments.schema import ConfigError, Schema, one_of, refused
 from experiments.stages import evidence
 from experiments.stages.stage import Context, Model, Result, Stage
@@ -68,7 +69,7 @@ def run(context: Context, config: DepthConfig, model: Model | None) -> Result:
         )
         LOG.info("%s: left out %s", context.name, ", ".join(block.name for block in plan.blocks))
         return Result(model.cut(plan))
-    rises = _rises(context, config, model, network, blocks)
+    rises = loss_rises(context, model.variables, network, blocks, config.batches)
     cost = BUDGETS[config.budget]
     target = config.keep_ratio * cost(network)
     plan = DepthPlan(())
@@ -85,21 +86,25 @@ def run(context: Context, config: DepthConfig, model: Model | None) -> Result:
     return Result(model.cut(plan))
 
 
-def _rises(
+def loss_rises(
     context: Context,
-    config: DepthConfig,
-    model: Model,
+    variables: Variables,
     network: Network,
     blocks: tuple[Block, ...],
+    batches: int,
 ) -> dict[str, float]:
-    """By how much the loss rises without each block alone."""
-    batches = list(evidence.training_batches(context, config.batches))
+    """By how much the loss rises without each block alone, on so many training batches.
+
+    Raises:
+        ConfigError: it is not a number.
+    """
+    examples = list(evidence.training_batches(context, batches))
 
     def loss(blocks: tuple[Block, ...]) -> float:
         small = network.shrunk([DepthPlan(blocks)])
-        variables = Model(model.variables).cut(DepthPlan(blocks)).variables
+        left = cuts.shrink(DepthPlan(blocks), variables)
         of_batch = jax.jit(lambda variables, batch: evidence.loss(small, variables, batch))
-        value = sum(float(of_batch(variables, batch)) for batch in batches) / len(batches)
+        value = sum(float(of_batch(left, batch)) for batch in examples) / batches
         if math.isnan(value):
             raise ConfigError(
                 f"{context.name}: the loss is NaN: the model's weights are not finite, or were "

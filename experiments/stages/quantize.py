@@ -188,7 +188,8 @@ def _train(
     job = dataclasses.replace(make_job(context, config), network=simulated)
     student = None
     if config.distillation.teacher:
-        student, job = taught(context, config.distillation, job, simulated)
+        field = f"{context.name}.distillation"
+        student, job = taught(context, config.distillation, job, simulated, field)
         variables = student.join(variables, jax.random.key(context.stage_seed))
         masks = None if masks is None else with_ones(masks, variables["params"])
 

@@ -8,15 +8,13 @@ import pydantic
 from pydantic import Field
 
 from experiments.network import Network
-from experiments.schema import Schema, one_of, refused
-from experiments.stages import evidence, latency, sensitivity
+from experiments.schema import one_of, refused
+from experiments.stages import latency, sensitivity
 from experiments.stages.stage import Context, Model, Result, Stage
-from slim import graph, paths
+from experiments.stages.units import Rated, UnitsConfig, rate
+from slim.graph import Graph
 from slim.prune import (
     GROUP_DISTRIBUTIONS,
-    NORMALISATIONS,
-    SCORES,
-    Limits,
     by_sensitivity,
     fit_widths,
     plan_widths,
@@ -27,42 +25,18 @@ from slim.prune.widths import GroupDistribution
 SENSITIVITY = "sensitivity"
 LATENCY = "latency"
 
-Rules = list[tuple[str, Limits]]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 
-class WidthRule(Schema):
-    """Limits of the groups that match a name pattern; first match wins.
-
-    Attributes:
-        pattern: of the group's name, `params/stage1_block1/conv1/kernel:3`.
-        min_width: the fewest units left.
-        round_to: widths are multiples of this.
-        keep: a fixed share of the units; 0: as the budget says; 1: the group is left alone, and
-            the score need not be able to rate it.
-    """
-
-    pattern: str
-    min_width: Annotated[int, Field(ge=1)] = 1
-    round_to: Annotated[int, Field(ge=1)] = 1
-    keep: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-
-class ShrinkConfig(Schema):
+class ShrinkConfig(UnitsConfig):
     """A cut to a budget, without training; let `finetune` follow.
 
     Attributes:
         keep_ratio: the budget, as a share of what the model before it has.
         budget: of what: `params`, `bytes`, `macs`, or the `latency` measured on this device.
-        score: what a unit is worth; a name of `slim.prune.SCORES`.
-        normalisation: what makes scores of groups comparable; of `slim.prune.NORMALISATIONS`.
         distribution: which units go first; of `slim.prune.GROUP_DISTRIBUTIONS`, or `sensitivity`:
             as the newest `sensitivity` stage before this one found; choose its score here too. For
             a budget of latency `global`: the most score within the time is kept.
-        min_width: the fewest units left in a group.
-        round_to: widths are multiples of this, so that the device likes them.
-        rules: other limits for some groups.
-        batches: training batches that gradients or activations are measured on.
         latency_batch: examples in a timed call.
         latency_keeps: for a budget of latency, shares of its units that each group alone is timed
             at, each a program to compile; the widths are chosen among these.
@@ -71,13 +45,7 @@ class ShrinkConfig(Schema):
 
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     budget: Annotated[str, one_of(("params", "bytes", "macs", LATENCY))] = "macs"
-    score: Annotated[str, one_of(SCORES)] = "taylor"
-    normalisation: Annotated[str, one_of(NORMALISATIONS)] = "mean"
     distribution: Annotated[str, one_of({*GROUP_DISTRIBUTIONS, SENSITIVITY})] = "global"
-    min_width: Annotated[int, Field(ge=1)] = 1
-    round_to: Annotated[int, Field(ge=1)] = 1
-    rules: tuple[WidthRule, ...] = ()
-    batches: Annotated[int, Field(ge=1)] = 10
     latency_batch: Annotated[int, Field(ge=1)] = 64
     latency_keeps: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.75, 0.5, 0.25)
     latency_rounds: Annotated[int, Field(ge=1)] = 15
@@ -102,29 +70,9 @@ def run(context: Context, config: ShrinkConfig, model: Model | None) -> Result:
     assert model is not None
     network = context.network.shrunk(model.plans)
     traced = network.graph()
-    groups = {group.name: group for group in graph.groups(traced)}
-    rules = [
-        (rule.pattern, Limits(rule.min_width, rule.round_to, rule.keep or None))
-        for rule in config.rules
-    ]
-    with refused(f"{context.name}.rules"):
-        limits = paths.resolve(rules, groups, what="width rule")
-    cut = [group for name, group in groups.items() if not _whole(limits[name])]
-    found = evidence.measure(
-        context, network, model.variables, score=config.score, batches=config.batches
-    )
-    with refused(f"{context.name}.score = {config.score!r}"):
-        scores = evidence.rate_groups(
-            found, cut, score=config.score, normalisation=config.normalisation
-        )
-    rules = [(pattern, limit) for pattern, limit in rules if not _whole(limit)]
-    widths = _widths(context, config, model, network, traced, scores, rules)
-    return Result(model.cut(plan_widths(traced, scores, widths)))
-
-
-def _whole(limits: Limits | None) -> bool:
-    """Whether a group of these limits is left alone."""
-    return limits is not None and limits.keep == 1
+    rated = rate(context, config, network, traced, model.variables)
+    widths = _widths(context, config, model, network, traced, rated)
+    return Result(model.cut(plan_widths(traced, rated.scores, widths)))
 
 
 def _widths(
@@ -132,12 +80,11 @@ def _widths(
     config: ShrinkConfig,
     model: Model,
     network: Network,
-    traced: graph.Graph,
-    scores: Mapping[str, np.ndarray],
-    rules: Rules,
+    traced: Graph,
+    rated: Rated,
 ) -> dict[str, int]:
     """The groups' widths within the budget."""
-    default = Limits(config.min_width, config.round_to)
+    scores = rated.scores
     what = f"{context.name}.keep_ratio = {config.keep_ratio:g} of the {config.budget}"
     if config.budget == LATENCY:
         with refused(what):
@@ -151,8 +98,8 @@ def _widths(
                 batch=config.latency_batch,
                 rounds=config.latency_rounds,
                 keeps=config.latency_keeps,
-                limits=rules,
-                default=default,
+                limits=rated.rules,
+                default=rated.default,
             )
     distribution = _distribution(context, config.distribution, scores)
     cost = width_costs(traced)[config.budget]
@@ -162,8 +109,8 @@ def _widths(
             cost,
             config.keep_ratio * cost({}),
             distribution=distribution,
-            limits=rules,
-            default=default,
+            limits=rated.rules,
+            default=rated.default,
         )
 
 

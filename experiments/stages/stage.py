@@ -122,6 +122,7 @@ class Stage(NamedTuple):
         requires: from the config, the kinds of stages that must stand before it.
         needs_floats: whether the model before it must not be quantized.
         quantizes: whether its model is.
+        ends: whether nothing after it may train or cut what it made.
         version: goes into the key of its results; raised when it computes something else.
         check: refuses, by a ConfigError, a config that does not fit the names of the stages before;
             the third argument is the stage's own name.
@@ -135,6 +136,7 @@ class Stage(NamedTuple):
     requires: Callable[[Any], Iterable[str]] = lambda config: ()
     needs_floats: bool = True
     quantizes: bool = False
+    ends: bool = False
     version: int = 1
     check: Callable[[Any, tuple[str, ...], str], None] = lambda config, earlier, name: None
     for_images: tuple[str, ...] = ()

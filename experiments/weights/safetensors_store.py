@@ -63,3 +63,18 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if METADATA_KEY not in header:
         raise ValueError(f"{path} has no {METADATA_KEY!r} in its header: `save` did not write it")
     return traverse_util.unflatten_dict(tensors, sep="/"), json.loads(header[METADATA_KEY])
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether `save` wrote a file; of what is no safetensors file it is not said to be another's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if Path(path).is_dir():
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return True  # damaged: `load` says how

@@ -288,6 +288,18 @@ class MaskedLM(Bert):
         self, ids: jax.Array, mask: jax.Array, train: bool, types: jax.Array | None = None
     ) -> jax.Array:
         """`(batch, length)` to float32 logits `(batch, length, vocabulary)`."""
-        x = nn.gelu(self.transform(self.encode(ids, mask, train, types)), approximate=False)
+        return self.decode(self.encode(ids, mask, train, types))
+
+    def at(self, ids: jax.Array, mask: jax.Array, places: jax.Array, train: bool) -> jax.Array:
+        """The logits at some places of each text alone, as others are many and not looked at.
+
+        `(batch, length)` and places `(batch, count)` to float32 `(batch, count, vocabulary)`.
+        """
+        x = self.encode(ids, mask, train, None)
+        return self.decode(jnp.take_along_axis(x, places[..., None], axis=1))
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        """The encoder's output `(..., width)` to float32 logits `(..., vocabulary)`."""
+        x = nn.gelu(self.transform(x), approximate=False)
         x = self.transform_norm(x)
         return self.embeddings.attend(x).astype(jnp.float32) + self.decoder_bias

@@ -265,3 +265,9 @@ def test_recipes_of_one_name_are_told_apart_by_their_seeds(tmp_path):
     }
     changed = recipe.overridden(recipe.config(**FIELDS), recipe.sweep_of(file)["often_s1"])
     assert (changed.name, changed.seed, changed.train.lr) == ("often", 1, 0.1)
+
+
+def test_the_section_of_a_stage_that_is_left_out_is_kept_for_overrides():
+    values = recipe.config(**{**FIELDS, "stages": ("train",), "finetune": {"epochs": 3.0}})
+    put_in = recipe.overridden(values, {"stages": ("train", "finetune")})
+    assert recipe.resolve(put_in, devices=1).stages[-1].config.epochs == 3.0

@@ -89,6 +89,11 @@ class Distillation(Schema):
     mixture_schedule: Annotated[str, one_of(SCHEDULES)] = "linear"
     cache_mib: Annotated[int, Field(ge=0)] = 4096
 
+    @property
+    def without_labels(self) -> bool:
+        """Whether the mixture stays at 1."""
+        return self.mixture == 1 and self.mixture_end in (None, 1)
+
     def temperatures(self, steps: int) -> Schedule:
         """The temperature in the course of `steps`."""
         schedule = _schedule(

@@ -41,13 +41,12 @@ def check(name: str, earlier: tuple[str, ...], field: str) -> None:
     raise unknown_name(field, name, earlier)
 
 
-def find(context: Context, name: str) -> Teacher:
-    """The teacher of a stage.
+def find(context: Context, name: str, field: str) -> Teacher:
+    """The teacher of a stage, whose name stands at `field` of the config.
 
     Raises:
         ConfigError: there is none of that name, or its file is not of the model that it says.
     """
-    field = f"{context.name}.teacher"
     check(name, tuple(context.earlier), field)
     if name in context.earlier:
         model = context.earlier[name]()

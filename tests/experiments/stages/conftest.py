@@ -1,6 +1,7 @@
 """Stages run one by one in this process, on images of noise with a stripe or on texts."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -39,30 +40,50 @@ class Stages:
         self._fields = {"name": "test", "data": {**data, **sizes}, "model": model}
         self.dataset = dataset
         self._directory, self._numbers, self._module = directory, itertools.count(), module
-        context = self._context("train", {})
+        context = self.context("train", {})
         self.network = context.network
         variables = jax.jit(self.network.init)(jax.random.key(0))
         self.model = Model(jax.device_put(variables, meshes.replicated(context.mesh)))
 
     def run(self, kind: str, model: Model | None = None, **section: Any) -> Model:
         """The model that a stage makes of one; of the fresh variables, if none is given."""
-        context = self._context(kind, section)
-        (planned,) = self._recipe(kind, section).stages[-1:]
-        made = planned.stage.run(context, planned.config, model or self.model).model
+        made = self._run(kind, model or self.model, {}, section)
         assert made is not None
         return made
+
+    def leave(self, kind: str, earlier: dict[str, Model], **section: Any) -> Path:
+        """The directory of a stage that makes no model.
+
+        Args:
+            kind: of the stage.
+            earlier: models of stages before it, by their kinds, after `train`'s.
+            **section: its config.
+        """
+        (*_, last) = earlier.values()
+        assert self._run(kind, last, earlier, section) is None
+        return self.directory
+
+    def _run(
+        self, kind: str, model: Model, earlier: dict[str, Model], section: dict[str, Any]
+    ) -> Model | None:
+        context = self.context(kind, section, earlier)
+        (planned,) = self._recipe(kind, section, tuple(earlier)).stages[-1:]
+        return planned.stage.run(context, planned.config, model).model
 
     @property
     def directory(self) -> Path:
         """Of the stage that ran last."""
         return max(self._directory.iterdir(), key=lambda path: int(path.name))
 
-    def _recipe(self, kind: str, section: dict[str, Any]) -> recipe.Recipe:
-        stages = ("train",) if kind == "train" else ("train", kind)
-        return recipe.resolve({**self._fields, "stages": stages, kind: section}, 1)
-
-    def _context(self, kind: str, section: dict[str, Any]) -> Context:
-        context = runner.shared_context(self._recipe(kind, section), self.dataset, Preemption())
+    def context(
+        self, kind: str, section: dict[str, Any], earlier: dict[str, Model] | None = None
+    ) -> Context:
+        """What a stage of that kind is given, with a new directory."""
+        models = {"train": lambda: self.model}
+        for name, model in (earlier or {}).items():
+            models[name] = functools.partial(lambda each: each, model)
+        planned = self._recipe(kind, section, tuple(earlier or {}))
+        context = runner.shared_context(planned, self.dataset, Preemption())
         network = context.network
         if self._module is not None:
             network = dataclasses.replace(network, module=self._module)
@@ -73,9 +94,15 @@ class Stages:
             name=kind,
             network=network,
             directory=directory,
-            earlier={"train": lambda: self.model},
+            earlier=models,
             cache=self._directory.parent / "cache",
         )
+
+    def _recipe(
+        self, kind: str, section: dict[str, Any], earlier: tuple[str, ...]
+    ) -> recipe.Recipe:
+        stages = ("train",) if kind == "train" else ("train", *earlier, kind)
+        return recipe.resolve({**self._fields, "stages": stages, kind: section}, 1)
 
 
 @pytest.fixture

@@ -4,18 +4,23 @@ import dataclasses
 
 import chex
 import jax
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from experiments import recipe, runner
 from experiments.data import sets
 from experiments.preemption import Preemption
 from experiments.schema import ConfigError, parse
 from experiments.stages import load
-from experiments.weights import minilm, mobilenet_v2
+from experiments.weights import hugging_face, minilm, mobilenet_v2
+from slim.models import bert
+from slim.models.bert import BertConfig, MaskedLM, SequenceClassification
 
 PHOTOGRAPHS = {"name": "foolbox_imagenet", "train_split": "test", "batch_size": 8}
 REVIEWS = {"name": "rotten_tomatoes", "length": 8, "train_split": "train[:8]", "batch_size": 8}
 DIGITS = {"name": "digits", "batch_size": 64}
+SMALL = BertConfig(width=8, depth=1, heads=2, hidden=8, positions=16)
 
 
 def run(model, data, **section):
@@ -51,6 +56,37 @@ def test_an_encoder_of_another_size_is_refused():
 def test_weights_of_another_model_are_refused():
     with pytest.raises(ConfigError, match=r"load.weights = 'mobilenet_v2': batch_stats/\S* has sh"):
         run({"name": "mlp", "hidden": (4,)}, DIGITS, weights="mobilenet_v2")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setitem(bert.CONFIGS, "small", SMALL)
+    return {"name": "bert", "size": "small"}
+
+
+@pytest.mark.parametrize("head", ["pooler", "masked"])
+def test_a_checkpoint_of_a_bert_is_loaded_with_what_it_has(small, tmp_path, head):
+    model = MaskedLM(SMALL) if head == "masked" else SequenceClassification(SMALL, num_classes=2)
+    ids = np.ones((1, 1), np.int32)
+    made = model.init(jax.random.key(7), ids, ids, train=False)["params"]
+    made.pop("classifier", None)
+    hugging_face.write(tmp_path / hugging_face.FILE, {"params": made}, {})
+    loaded = run(small, REVIEWS, file=str(tmp_path)).variables["params"]
+    assert loaded.keys() == {"embeddings", "layer_0", "pooler", "classifier"}
+    kept = loaded.keys() & made.keys()
+    assert ("pooler" in kept) == (head == "pooler")
+    chex.assert_trees_all_equal({n: loaded[n] for n in kept}, {n: made[n] for n in kept})
+
+
+def test_a_checkpoint_of_another_model_is_refused(small, tmp_path):
+    with pytest.raises(ConfigError, match=r"load.file = .*: no such file; give a safetensors file"):
+        run(small, REVIEWS, file=str(tmp_path))
+    file = tmp_path / hugging_face.FILE
+    save_file({"a": np.ones(2)}, file)
+    with pytest.raises(ConfigError, match=r"load.file = .*'embeddings\S+', wanted for .* missing"):
+        run(small, REVIEWS, file=str(file))
+    with pytest.raises(ConfigError, match=r"not written by experiments.weights.keep"):
+        run({"name": "mlp", "hidden": (4,)}, DIGITS, file=str(file))
 
 
 def test_an_absent_package_is_answered_with_the_command(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import erf
 
 from experiments.weights import minilm
-from experiments.weights.minilm import convert
+from experiments.weights.hugging_face import convert
 from slim.models.bert import (
     BertConfig,
     MaskedLM,

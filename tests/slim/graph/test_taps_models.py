@@ -111,10 +111,12 @@ def test_of_resnet():
     (end,) = match(graph, "*", "end")
     outputs, found = compiled(tapped(graph, [convolution, stage, end]))(variables, IMAGES)
     expected, seen = compiled(captured)(variables, IMAGES)
-    chex.assert_trees_all_equal(outputs, expected)
-    chex.assert_trees_all_equal(found[convolution], results(seen, "stage2_block1", "conv2"))
-    chex.assert_trees_all_equal(found[stage], results(seen, "stage1_block3"))
-    chex.assert_trees_all_equal(found[end], results(seen, "stage3_block3"))
+    # Two programs, whose loops XLA may fuse, and so round, otherwise.
+    close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
+    close(outputs, expected)
+    close(found[convolution], results(seen, "stage2_block1", "conv2"))
+    close(found[stage], results(seen, "stage1_block3"))
+    close(found[end], results(seen, "stage3_block3"))
 
 
 @pytest.mark.parametrize(
