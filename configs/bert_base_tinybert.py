@@ -49,7 +49,15 @@ def get_config(text: str = "") -> ConfigDict:
     task, general = _data(args.smoke)
     words = {"model": args.weights, "size": size, "copies": 1 if args.smoke else 20}
     more = {**task, "replace_words": words}
-    stages: tuple[str, ...] = ("load", "bert", "layers", "general", "inside", "distill", "evaluate")
+    stages: tuple[str, ...] = (
+        "teacher",
+        "load",
+        "layers",
+        "general",
+        "inside",
+        "distill",
+        "evaluate",
+    )
     if args.teacher:
         stages = ("load", "finetune", "evaluate")
     left_out = (0,) if args.smoke else (0, 2, 4, 6, 8, 10)
@@ -64,14 +72,14 @@ def get_config(text: str = "") -> ConfigDict:
         model={"name": "bert", "size": size},
         precision="float32" if args.smoke else "bfloat16",
         stages=stages,
-        load={"file": args.weights if args.teacher else TEACHER},
+        teacher={"kind": "load", "file": TEACHER},
+        load={"file": args.weights},
         finetune=training(3, 2e-5),
-        bert={"kind": "load", "file": args.weights},
         layers={"kind": "depth", "remove": tuple(f"*/layer_{i}/*" for i in left_out)},
-        general={**inside, "teacher": "bert", "corpus": general, **training(3, 1e-4)},
-        inside={**inside, "teacher": "load", "corpus": more, **training(10, 5e-5)},
+        general={**inside, "teacher": "load", "corpus": general, **training(3, 1e-4)},
+        inside={**inside, "teacher": "teacher", "corpus": more, **training(10, 5e-5)},
         distill={
-            "teacher": "load",
+            "teacher": "teacher",
             "mixture": 1.0,
             "temperature": 1.0,
             "corpus": more,

@@ -18,9 +18,9 @@ MiniLM was published without such a model's head: the third command trains one o
 sentences. Neighbours of words of several tokens are those in its token embeddings (the paper:
 GloVe's). No label is looked at.
 
-Not yet run in full: the copies take about half an hour on 2 cores, once, and a student about four
+Not yet run in full. By estimate the copies take half an hour on 2 cores, once, and a student four
 times as long as in `rotten_tomatoes_distill`. Arguments: `layers=2` for the smaller student, and
-`smoke`, for a run of two minutes on a few dozen sentences.
+`smoke`, for a run of three minutes on a few dozen sentences.
 
 Jiao et al., TinyBERT, 2020, https://arxiv.org/abs/1909.10351.
 """
@@ -57,17 +57,17 @@ def get_config(text: str = "") -> ConfigDict:
         name="rotten_tomatoes_tinybert",
         data=task,
         model={"name": "bert", "size": "minilm_l6"},
-        stages=("load", "minilm", "layers", "general", "inside", "distill", "evaluate"),
-        load={"file": TEACHER},
-        minilm={"kind": "load", "weights": "minilm"},
+        stages=("teacher", "load", "layers", "general", "inside", "distill", "evaluate"),
+        teacher={"kind": "load", "file": TEACHER},
+        load={"weights": "minilm"},
         layers={
             "kind": "depth",
             "remove": tuple(f"*/layer_{i}/*" for i in LEAVE_OUT[args.layers]),
         },
-        general={**inside, "teacher": "minilm", "corpus": general, **training},
-        inside={**inside, "teacher": "load", "corpus": more, **training},
+        general={**inside, "teacher": "load", "corpus": general, **training},
+        inside={**inside, "teacher": "teacher", "corpus": more, **training},
         distill={
-            "teacher": "load",
+            "teacher": "teacher",
             "mixture": 1.0,
             "temperature": 1.0,
             "corpus": more,

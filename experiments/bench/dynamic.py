@@ -159,6 +159,7 @@ def _counts(exits: Mapping[int, np.ndarray]) -> dict[Any, float]:
         (length, depth): float(count)
         for length, each in exits.items()
         for depth, count in enumerate(np.bincount(each))
+        if count
     }
 
 

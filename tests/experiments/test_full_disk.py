@@ -28,17 +28,19 @@ def test_a_run_whose_checkpoint_finds_no_room_stops_and_goes_on_when_there_is(
     assert ended.code == 75, ended.stderr
     checkpoints = stage_directory(workdir, "train") / "checkpoints"
     good = newest(checkpoints)
-    # Orbax packs 108 kB of arrays into two files, so one of them is larger however it does; all
-    # else, what the process says of the failure too, is smaller.
+    # Orbax packs 108 kB of arrays into two files as a rule, so one of them is larger; a busy machine
+    # makes three now and then, which fit, and then a later checkpoint fails. All else, what the
+    # process says of the failure too, is smaller.
     room = 45_000
     assert room > 1.5 * (stage_directory(unbroken, "train") / METRICS).stat().st_size
     ended = start(workdir, *rarely, file_limit=room).end()
     assert ended.code == 74, ended.stderr
     assert f"error: a checkpoint in {checkpoints} could not be written" in ended.stderr
-    assert newest(checkpoints) == good
+    whole = newest(checkpoints)
+    assert int(whole.name) >= int(good.name)
     ended = start(workdir, *rarely).end()
     assert ended.code == 0, ended.stderr
-    assert f"train: going on from step {good.name}/45" in ended.stderr
+    assert f"train: going on from step {whole.name}/45" in ended.stderr
     assert_same_bits(everything(workdir), expected)
 
 

@@ -60,7 +60,6 @@ def methods(subject):
         "confidence": ByCriterion(subject, "confidence"),
         "learned": Learned(subject, "confidence"),
         "patience": ByCriterion(subject, "patience"),
-        "random": ByCriterion(subject, "random"),
         "complexity": ByComplexity(subject, IDS, words),
         "dual": ByCascade(subject),
     }
@@ -173,7 +172,7 @@ def test_the_record_is_written_and_read_back(record, tmp_path):
     write_dynamic(record, tmp_path)
     assert Dynamic.model_validate_json((tmp_path / "dynamic.json").read_text()) == record
     table = (tmp_path / "table.md").read_text().splitlines()
-    assert len([line for line in table if line.startswith("| ")]) == 2 + 6 * len(TOLERANCES)
+    assert len([line for line in table if line.startswith("| ")]) == 2 + 5 * len(TOLERANCES)
     for name in ("dynamic.png", "shares.png"):
         content = (tmp_path / name).read_bytes()
         assert content.startswith(b"\x89PNG")
