@@ -28,9 +28,9 @@ def test_a_run_whose_checkpoint_finds_no_room_stops_and_goes_on_when_there_is(
     assert ended.code == 75, ended.stderr
     checkpoints = stage_directory(workdir, "train") / "checkpoints"
     good = newest(checkpoints)
-    # Orbax packs 108 kB of arrays into two files as a rule, so one of them is larger; a busy machine
-    # makes three now and then, which fit, and then a later checkpoint fails. All else, what the
-    # process says of the failure too, is smaller.
+    # Orbax packs 108 kB of arrays into two files as a rule, so one of them is larger; on a busy
+    # machine into three now and then, which fit, and then a later checkpoint fails. All else, what
+    # the process says of the failure too, is smaller.
     room = 45_000
     assert room > 1.5 * (stage_directory(unbroken, "train") / METRICS).stat().st_size
     ended = start(workdir, *rarely, file_limit=room).end()
