@@ -6,8 +6,8 @@ r"""ResNet-20 on Fashion-MNIST: 70% cut at once, recovered with a teacher, and q
 Whole channels go at once, then what is left learns what the network before the cut says, for two
 passes, and half a pass more with 4-bit weights and 8-bit activations: 92.2%, then 92.1% at 42 KiB,
 from 93.2% at 1.03 MiB; from the labels alone 91.9% (one seed; temperature and mixture were chosen
-on the same test images, of two). Starts from the committed network. Needs Fashion-MNIST: `apt-get install dataset-fashion-mnist`, or prepared by
-TFDS.
+on the same test images, of two). Starts from the committed network. Needs Fashion-MNIST:
+`apt-get install dataset-fashion-mnist`, or prepared by TFDS.
 
 Arguments: `smoke`, for a minute on a subset. With `--sweep`: 3 seeds of recovery from labels
 (`finetune`) and from the teacher (`distill`), in the same steps from the same weights, that were

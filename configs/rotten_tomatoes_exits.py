@@ -9,8 +9,8 @@ r"""MiniLM with an exit after each of its layers, on Rotten Tomatoes: depth by w
 
 The exits classify the mean of the tokens, and are trained with the network towards the predictions
 of the fine-tuned MiniLM that it starts from. (With BERT's own head, of the first token, those after
-two layers stay at chance: only later does MiniLM gather there what a sentence says. That was seen on
-the same test sentences.)
+two layers stay at chance: only later does MiniLM gather there what a sentence says. Seen on the
+same test sentences.)
 
 Depth is then chosen by criteria at each exit, and by the text's complexity before anything is
 computed; with the argument `light=FILE` of a smaller network that `experiments.weights.keep` wrote,
