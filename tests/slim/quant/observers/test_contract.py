@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from slim.quant.observers import OBSERVERS, check_range, kl
+from slim.quant.observers import OBSERVERS, check_range
 from tests.slim.quant.observers.references import DISTRIBUTIONS, full, values
 
 KINDS = [("int8", True), ("int4", True), ("uint8", True), ("int4", False)]
 by_name = pytest.mark.parametrize("name", OBSERVERS)
 orderless = pytest.mark.parametrize("name", [n for n in OBSERVERS if n != "moving_average"])
 
-# Compiled once for all tests. `kl` of a quarter of its default bins takes a sixteenth of the time;
-# what needs them all asks for "fine kl".
+# Compiled once for all tests.
 MADE = {name: make() for name, make in OBSERVERS.items()}
-MADE |= {"kl": kl(bins=512), "fine kl": MADE["kl"]}
 UPDATE = {name: jax.jit(observer.update) for name, observer in MADE.items()}
 RANGE = {name: jax.jit(observer.range, static_argnums=(1, 2)) for name, observer in MADE.items()}
 
@@ -40,7 +38,7 @@ def batches(count=4, size=2000):
 
 
 def test_table():
-    assert [MADE[name].name for name in OBSERVERS] == list(OBSERVERS)
+    assert [observer.name for observer in MADE.values()] == list(OBSERVERS)
 
 
 @by_name
