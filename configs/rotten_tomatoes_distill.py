@@ -11,7 +11,8 @@ A student starts as every second or third layer of MiniLM as it was published (T
 layer m is the teacher's floor(6 m / M)), with a fresh classifier. First it learns the fine-tuned
 MiniLM's embeddings, attention scores and hidden states, layer by layer, without a label; then its
 predictions. The students without a teacher start alike, and are trained on the labels for as many
-steps.
+steps. 3 layers: 82.7 ± 0.6% taught, 80.6 ± 0.3% untaught; 2 layers: 80.9 ± 0.4% and 78.4 ± 0.8%;
+the teacher 83.8% (`experiments/reports/rotten_tomatoes_distill`). An hour on 2 cores.
 
 Jiao et al., TinyBERT, 2020, https://arxiv.org/abs/1909.10351.
 """
