@@ -112,11 +112,12 @@ class _Count:
         self.others[row.name] = row
 
 
-def cost(graph: Graph) -> Cost:
+def cost(graph: Graph, platform: str | None = None) -> Cost:
     """The cost of one call of `graph`'s function at the shapes that it was traced at.
 
     A scan's body counts as often as it runs, a `cond` as its dearest branch, a `while` body once
-    (and its line is in `unknown_trips`).
+    (and its line is in `unknown_trips`), what is inside `shard_map` once for each device. Of what
+    is chosen by the platform (`jax.lax.platform_dependent`) counts that of `platform`, if given.
 
     >>> import jax
     >>> from slim.graph import trace
@@ -125,7 +126,7 @@ def cost(graph: Graph) -> Cost:
     >>> cost(dense).macs, cost(dense).flops
     (24, 48)
     """
-    count = _count(graph.jaxpr.jaxpr, Origins.of(graph), 1, ())
+    count = _count(graph.jaxpr.jaxpr, Origins.of(graph), 1, (), platform)
     shapes = graph.param_shapes.values()
     return Cost(
         rows=(*count.sites, *count.others.values()),
@@ -139,7 +140,13 @@ def cost(graph: Graph) -> Cost:
     )
 
 
-def _count(jaxpr: Jaxpr, origins: Origins, times: int, callers: tuple[JaxprEqn, ...]) -> _Count:
+def _count(
+    jaxpr: Jaxpr,
+    origins: Origins,
+    times: int,
+    callers: tuple[JaxprEqn, ...],
+    platform: str | None,
+) -> _Count:
     count = _Count()
     for eqn in jaxpr.eqns:
         inner = inner_jaxprs(eqn)
@@ -150,17 +157,35 @@ def _count(jaxpr: Jaxpr, origins: Origins, times: int, callers: tuple[JaxprEqn, 
         parts = []
         for each in inner:
             inside = origins.enter(eqn, each)
-            runs = 1 if each.times is None else each.times
-            parts.append(_count(each.jaxpr, inside, times * runs, (eqn, *callers)))
+            runs = _devices(eqn) if each.times is None else each.times * _devices(eqn)
+            parts.append(_count(each.jaxpr, inside, times * runs, (eqn, *callers), platform))
             if eqn.primitive.name in CALLS:
                 origins.leave(eqn, each, inside)
         if eqn.primitive.name == "cond":
-            parts = [max(parts, key=lambda part: part.flops)]
+            own = _branch(eqn, platform)
+            parts = [max(parts, key=lambda part: part.flops) if own is None else parts[own]]
         for part in parts:
             count.add(part)
         if any(each.times is None for each in inner):
             count.unknown_trips.append(source_line(eqn, callers))
     return count
+
+
+def _branch(eqn: JaxprEqn, platform: str | None) -> int | None:
+    """Which branch of a `cond` runs on a platform; None where that is not what it depends on."""
+    of_each = eqn.params.get("branches_platforms")
+    if platform is None or of_each is None:
+        return None
+    found = (i for i, names in enumerate(of_each) if names is None or platform in names)
+    return next(found, None)
+
+
+def _devices(eqn: JaxprEqn) -> int:
+    """How many devices each run what is inside, on a part of the data that has its own shape."""
+    if eqn.primitive.name != "shard_map":
+        return 1
+    sizes = eqn.params["mesh"].shape
+    return math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"])
 
 
 def _count_operation(
