@@ -35,7 +35,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.rotten_tomatoes_distill import ATTENTION, EMBEDDINGS, HIDDEN, OPTIMIZER
+from configs.rotten_tomatoes_distill import OPTIMIZER
+from configs.rotten_tomatoes_tinybert import STAGES, method
 from experiments import recipe
 
 WEIGHTS = "bert-base-uncased"
@@ -48,20 +49,6 @@ def get_config(text: str = "") -> ConfigDict:
     size = "tiny" if args.smoke else "bert_base"
     task, general = _data(args.smoke)
     words = {"model": args.weights, "size": size, "copies": 1 if args.smoke else 20}
-    more = {**task, "replace_words": words}
-    stages: tuple[str, ...] = (
-        "teacher",
-        "load",
-        "layers",
-        "general",
-        "inside",
-        "distill",
-        "evaluate",
-    )
-    if args.teacher:
-        stages = ("load", "finetune", "evaluate")
-    left_out = (0,) if args.smoke else (0, 2, 4, 6, 8, 10)
-    inside = {"kind": "distill", "mixture": 1.0, "terms": (EMBEDDINGS, HIDDEN, ATTENTION)}
 
     def training(epochs: int, lr: float) -> dict[str, Any]:
         return {"epochs": 1 if args.smoke else epochs, "lr": lr, "warmup_epochs": 0.1, **OPTIMIZER}
@@ -71,20 +58,16 @@ def get_config(text: str = "") -> ConfigDict:
         data=task,
         model={"name": "bert", "size": size},
         precision="float32" if args.smoke else "bfloat16",
-        stages=stages,
+        stages=("load", "finetune", "evaluate") if args.teacher else STAGES,
         teacher={"kind": "load", "file": TEACHER},
         load={"file": args.weights},
         finetune=training(3, 2e-5),
-        layers={"kind": "depth", "remove": tuple(f"*/layer_{i}/*" for i in left_out)},
-        general={**inside, "teacher": "load", "corpus": general, **training(3, 1e-4)},
-        inside={**inside, "teacher": "teacher", "corpus": more, **training(10, 5e-5)},
-        distill={
-            "teacher": "teacher",
-            "mixture": 1.0,
-            "temperature": 1.0,
-            "corpus": more,
-            **training(3, 3e-5),
-        },
+        **method(
+            (0,) if args.smoke else (0, 2, 4, 6, 8, 10),
+            general,
+            {**task, "replace_words": words},
+            (training(3, 1e-4), training(10, 5e-5), training(3, 3e-5)),
+        ),
         evaluate={"batch_size": 32, "latency_rounds": 5 if args.smoke else 30},
     )
 

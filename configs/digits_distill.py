@@ -1,10 +1,12 @@
-r"""A small ResNet on digits: 70% cut at once, recovered in eleven updates with and without a teacher.
+r"""A small ResNet on digits: 70% cut at once, recovered with and without a teacher.
 
     python -m experiments.main --config=configs/digits_distill.py --sweep \
         --workdir=runs/digits_distill
 
-Five minutes on 2 cores. Half a pass over 1,437 images, with the stage's own temperature and mixture
-(4 and 0.9): so soon after a cut a label says little, and the teacher's whole prediction more.
+Five minutes on 2 cores. Half a pass, eleven updates, with the stage's own temperature and mixture
+(4 and 0.9). So soon after the cut the teacher helps much: 91.5 ± 3.2% for 57.9 ± 22.7% from the
+labels, of 97.9%. After a whole pass no more: 93.9 ± 3.9% for 96.1 ± 1.3% (5 seeds, 360 tests;
+`experiments/reports/digits_distill`).
 
 Arguments: `smoke`, for a run of seconds. With `--sweep`: 5 seeds of recovery from labels
 (`finetune`) and from the teacher (`distill`), in the same steps from the same weights; half a pass,

@@ -35,6 +35,7 @@ from ml_collections import ConfigDict
 
 from experiments import recipe
 
+DATA = {"name": "foolbox_imagenet", "batch_size": 10, "eval_batch_size": 10}
 HALVES = ("test[:50%]", "test[50%:]")
 
 
@@ -43,13 +44,7 @@ def get_config(text: str = "") -> ConfigDict:
     args = recipe.arguments(text, smoke=False)
     return recipe.config(
         name="mobilenet_v2_prune",
-        data={
-            "name": "foolbox_imagenet",
-            "batch_size": 10,
-            "eval_batch_size": 10,
-            "train_split": "test",
-            "eval_split": "test",
-        },
+        data={**DATA, "train_split": "test", "eval_split": "test"},
         model={"name": "mobilenet_v2"},
         stages=("load", "sensitivity", "shrink", "finetune", "evaluate"),
         load={"weights": "mobilenet_v2"},

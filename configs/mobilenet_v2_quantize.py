@@ -31,7 +31,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.mobilenet_v2_prune import HALVES
+from configs.mobilenet_v2_prune import DATA, HALVES
 from experiments import recipe
 
 
@@ -40,13 +40,7 @@ def get_config(text: str = "") -> ConfigDict:
     args = recipe.arguments(text, smoke=False)
     return recipe.config(
         name="mobilenet_v2_quantize",
-        data={
-            "name": "foolbox_imagenet",
-            "batch_size": 10,
-            "eval_batch_size": 10,
-            "train_split": HALVES[0],
-            "eval_split": HALVES[1],
-        },
+        data={**DATA, "train_split": HALVES[0], "eval_split": HALVES[1]},
         model={"name": "mobilenet_v2"},
         stages=("load", "quantize", "evaluate"),
         load={"weights": "mobilenet_v2"},

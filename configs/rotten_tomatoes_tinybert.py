@@ -25,7 +25,7 @@ times as long as in `rotten_tomatoes_distill`. Arguments: `layers=2` for the sma
 Jiao et al., TinyBERT, 2020, https://arxiv.org/abs/1909.10351.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ from configs.rotten_tomatoes_distill import (
 from configs.rotten_tomatoes_minilm import data
 from experiments import recipe
 
+STAGES = ("teacher", "load", "layers", "general", "inside", "distill", "evaluate")
 MASKED_LM = "runs/minilm_masked_lm.safetensors"
 
 
@@ -50,31 +51,44 @@ def get_config(text: str = "") -> ConfigDict:
     task = data(args.smoke)
     general = {**task, "name": "imdb"}
     words = {"model": MASKED_LM, "size": "minilm_l6", "copies": 1 if args.smoke else 4}
-    more = {**task, "replace_words": words}
-    inside = {"kind": "distill", "mixture": 1.0, "terms": (EMBEDDINGS, HIDDEN, ATTENTION)}
     training = {"epochs": 1, "lr": 1e-4, **OPTIMIZER}
     return recipe.config(
         name="rotten_tomatoes_tinybert",
         data=task,
         model={"name": "bert", "size": "minilm_l6"},
-        stages=("teacher", "load", "layers", "general", "inside", "distill", "evaluate"),
+        stages=STAGES,
         teacher={"kind": "load", "file": TEACHER},
         load={"weights": "minilm"},
-        layers={
-            "kind": "depth",
-            "remove": tuple(f"*/layer_{i}/*" for i in LEAVE_OUT[args.layers]),
-        },
-        general={**inside, "teacher": "load", "corpus": general, **training},
-        inside={**inside, "teacher": "teacher", "corpus": more, **training},
-        distill={
-            "teacher": "teacher",
-            "mixture": 1.0,
-            "temperature": 1.0,
-            "corpus": more,
-            **training,
-        },
+        **method(
+            LEAVE_OUT[args.layers], general, {**task, "replace_words": words}, (training,) * 3
+        ),
         evaluate={"batch_size": 32, "latency_rounds": 5 if args.smoke else 30},
     )
+
+
+def method(
+    left_out: Iterable[int],
+    general: dict[str, Any],
+    task: dict[str, Any],
+    trainings: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """TinyBERT's sections of a recipe of `STAGES`.
+
+    Args:
+        left_out: which layers the student lacks.
+        general: the corpus of the general distillation.
+        task: that of the task's two.
+        trainings: how long and how fast each of the three is.
+    """
+    first, second, third = trainings
+    terms = {"kind": "distill", "mixture": 1.0, "terms": (EMBEDDINGS, HIDDEN, ATTENTION)}
+    predictions = {"teacher": "teacher", "mixture": 1.0, "temperature": 1.0}
+    return {
+        "layers": {"kind": "depth", "remove": tuple(f"*/layer_{i}/*" for i in left_out)},
+        "general": {**terms, "teacher": "load", "corpus": general, **first},
+        "inside": {**terms, "teacher": "teacher", "corpus": task, **second},
+        "distill": {**predictions, "corpus": task, **third},
+    }
 
 
 def sweep() -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """SIGTERM as a flag that the training loop reads between steps."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import jax
@@ -43,12 +43,7 @@ class Preemption:
         self._previous = signal.signal(signal.SIGTERM, self._remember)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         # None where the handler before was not Python's: JAX's, of several processes.
         signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
 

@@ -3,7 +3,7 @@
 Most of their time XLA compiles small programs that run once, so by default it hardly optimizes
 them, and fuses loops by its old emitter, where there is one (JAX 0.10): what was measured took
 0.3 to 0.6 of the processor time. Set JAX_DISABLE_MOST_OPTIMIZATIONS and XLA_FLAGS otherwise for
-XLA's own defaults, as `make test-slow` does, whose tests mostly compute.
+XLA's own defaults, as `make test-newest` does, and `make test-slow` where tests mostly compute.
 """
 
 import os

@@ -10,8 +10,8 @@ from pydantic import JsonValue
 
 from experiments.dynamic.batches import straight
 from experiments.dynamic.by_criterion import candidates
-from experiments.dynamic.method import Pair, Ran, Taken, in_order, joined, shown
-from experiments.dynamic.subject import Bucket, Subject
+from experiments.dynamic.method import Bucketwise, Pair, Ran, Taken, shown
+from experiments.dynamic.subject import Bucket
 from slim.dynamic import Rule, fit_rule
 from slim.dynamic.cascade import defers
 
@@ -19,7 +19,7 @@ _defers = jax.jit(defers)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ByCascade:
+class ByCascade(Bucketwise):
     """The rule and the temperature are fitted on one half, for the other.
 
     Those who leave at exit 0 have the light network's answer, at exit 1 the full one's.
@@ -27,8 +27,6 @@ class ByCascade:
     Attributes:
         subject: what is tried; with a light network.
     """
-
-    subject: Subject
 
     def choose(self, tolerance: float) -> Pair:
         """See `Method`."""
@@ -55,18 +53,6 @@ class ByCascade:
             first, second = (Rule(threshold, each) for each in temperatures)
             yield self.taken((first, second))
 
-    def run(self, pair: Pair) -> Callable[[], Ran]:
-        """See `Method`."""
-        subject = self.subject
-        return lambda: in_order(
-            subject.buckets, [self._run(pair, each, subject.sizes) for each in subject.buckets]
-        )
-
-    def single(self, pair: Pair, numbers: np.ndarray) -> Callable[[], Ran]:
-        """See `Method`."""
-        ones = self.subject.one_by_one(numbers)
-        return lambda: joined([self._run(pair, each, (1,)) for each in ones])
-
     def answers(self) -> np.ndarray:
         """See `Method`."""
         return np.stack([self.subject.light_logits, self.subject.full_logits])
@@ -78,7 +64,8 @@ class ByCascade:
             "temperature": shown(float(setting.temperature)),
         }
 
-    def _run(self, pair: Pair, bucket: Bucket, sizes: Sequence[int]) -> Ran:
+    def run_bucket(self, pair: Pair, bucket: Bucket, sizes: Sequence[int]) -> Ran:
+        """See `Bucketwise`."""
         light, full = self._programs
         subject = self.subject
         assert subject.light is not None

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import JsonValue
 
 from experiments.dynamic.batches import straight
-from experiments.dynamic.method import Pair, Ran, Taken, cheapest, in_order, joined
-from experiments.dynamic.subject import Bucket, Subject
+from experiments.dynamic.method import Bucketwise, Pair, Ran, Taken, cheapest
+from experiments.dynamic.subject import Bucket
 from slim.dynamic import (
     Complexity,
     LayerPlan,
@@ -45,7 +45,7 @@ class Planner(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ByComplexity:
+class ByComplexity(Bucketwise):
     """Texts run to the depth that their complexity asks for, those of one depth together.
 
     Measures are weighed by where the first exit differs from the last in being right, plans fitted
@@ -57,7 +57,6 @@ class ByComplexity:
         vocabulary: what ids mean.
     """
 
-    subject: Subject
     train: np.ndarray
     vocabulary: Vocabulary
 
@@ -113,18 +112,6 @@ class ByComplexity:
         """See `Method`."""
         return (self.taken(pair) for pair in zip(*self.planners, strict=True))
 
-    def run(self, pair: Pair) -> Callable[[], Ran]:
-        """See `Method`."""
-        subject = self.subject
-        return lambda: in_order(
-            subject.buckets, [self._run(pair, each, subject.sizes) for each in subject.buckets]
-        )
-
-    def single(self, pair: Pair, numbers: np.ndarray) -> Callable[[], Ran]:
-        """See `Method`."""
-        ones = self.subject.one_by_one(numbers)
-        return lambda: joined([self._run(pair, each, (1,)) for each in ones])
-
     def answers(self) -> np.ndarray:
         """See `Method`."""
         return self.subject.logits
@@ -138,7 +125,8 @@ class ByComplexity:
             "weights": dict(weights),
         }
 
-    def _run(self, pair: Pair, bucket: Bucket, sizes: Sequence[int]) -> Ran:
+    def run_bucket(self, pair: Pair, bucket: Bucket, sizes: Sequence[int]) -> Ran:
+        """See `Bucketwise`."""
         exits = self._chosen(pair, bucket)
         logits = np.zeros((len(exits), self.subject.logits.shape[-1]), np.float32)
         for exit in np.unique(exits):

@@ -1,12 +1,14 @@
 """What a way of leaving early is, and how its setting is chosen."""
 
+import abc
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import JsonValue
 
-from experiments.dynamic.subject import Bucket
+from experiments.dynamic.subject import Bucket, Subject
 
 PyTree = Any
 Pair = tuple[Any, Any]
@@ -52,6 +54,34 @@ class Method(Protocol):
 
     def show(self, setting: Any) -> JsonValue:
         """A setting for the record."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bucketwise(abc.ABC):
+    """What a `Method` that runs one bucket after the other shares.
+
+    Attributes:
+        subject: what is tried.
+    """
+
+    subject: Subject
+
+    @abc.abstractmethod
+    def run_bucket(self, pair: Pair, bucket: Bucket, sizes: Sequence[int]) -> Ran:
+        """Runs the examples of a bucket in batches of `sizes`."""
+
+    def run(self, pair: Pair) -> Callable[[], Ran]:
+        """See `Method`."""
+        subject = self.subject
+        return lambda: in_order(
+            subject.buckets,
+            [self.run_bucket(pair, each, subject.sizes) for each in subject.buckets],
+        )
+
+    def single(self, pair: Pair, numbers: np.ndarray) -> Callable[[], Ran]:
+        """See `Method`."""
+        ones = self.subject.one_by_one(numbers)
+        return lambda: joined([self.run_bucket(pair, each, (1,)) for each in ones])
 
 
 def shown(number: float | int) -> float | int | None:

@@ -5,7 +5,6 @@ train  1200/4690  26%  loss 0.412  2310 samples/s  ETA 1m 32s
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -94,12 +93,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

@@ -16,9 +16,7 @@ from slim.graph import Graph
 from slim.prune import (
     GROUP_DISTRIBUTIONS,
     by_sensitivity,
-    fit_widths,
     plan_widths,
-    width_costs,
 )
 from slim.prune.widths import GroupDistribution
 
@@ -102,16 +100,8 @@ def _widths(
                 default=rated.default,
             )
     distribution = _distribution(context, config.distribution, scores)
-    cost = width_costs(traced)[config.budget]
     with refused(what):
-        return fit_widths(
-            scores,
-            cost,
-            config.keep_ratio * cost({}),
-            distribution=distribution,
-            limits=rated.rules,
-            default=rated.default,
-        )
+        return rated.within(traced, config.keep_ratio, config.budget, distribution)
 
 
 def _distribution(

@@ -40,10 +40,8 @@ from slim.graph.order import ordered_groups
 from slim.prune import (
     GROUP_DISTRIBUTIONS,
     DepthPlan,
-    fit_widths,
     keep_masks,
     residual_blocks,
-    width_costs,
 )
 from slim.quant import reestimate
 
@@ -157,16 +155,9 @@ def _widths(
     """Of the groups, within a budget."""
     if ratio == 1:
         return {name: len(scores) for name, scores in rated.scores.items()}
-    cost = width_costs(traced)[config.budget]
     with refused(f"{context.name}.keep_ratios: {ratio:g} of the {config.budget}"):
-        return fit_widths(
-            rated.scores,
-            cost,
-            ratio * cost({}),
-            distribution=GROUP_DISTRIBUTIONS[config.distribution],
-            limits=rated.rules,
-            default=rated.default,
-        )
+        first = GROUP_DISTRIBUTIONS[config.distribution]
+        return rated.within(traced, ratio, config.budget, first)
 
 
 def _depths(

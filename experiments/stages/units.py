@@ -12,7 +12,8 @@ from experiments.stages import evidence
 from experiments.stages.stage import Context
 from slim import paths
 from slim.graph import Graph, groups
-from slim.prune import NORMALISATIONS, SCORES, Limits
+from slim.prune import NORMALISATIONS, SCORES, Limits, fit_widths, width_costs
+from slim.prune.widths import GroupDistribution
 
 Rules = list[tuple[str, Limits]]
 
@@ -66,6 +67,30 @@ class Rated(NamedTuple):
     scores: dict[str, np.ndarray]
     rules: Rules
     default: Limits
+
+    def within(
+        self, traced: Graph, ratio: float, budget: str, distribution: GroupDistribution
+    ) -> dict[str, int]:
+        """The groups' widths within a budget.
+
+        Args:
+            traced: the graph.
+            ratio: the budget, as a share of what it has.
+            budget: of what; of `slim.prune.width_costs`.
+            distribution: which units go first.
+
+        Raises:
+            ValueError: the budget cannot be met, or a rule decides nothing.
+        """
+        cost = width_costs(traced)[budget]
+        return fit_widths(
+            self.scores,
+            cost,
+            ratio * cost({}),
+            distribution=distribution,
+            limits=self.rules,
+            default=self.default,
+        )
 
 
 def rate(

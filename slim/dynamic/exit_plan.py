@@ -1,8 +1,7 @@
 """Where a network has exits, and what classifiers they are; it stands alone, as other plans do."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -10,6 +9,7 @@ import jax
 from slim.dynamic.exits import init_exits, with_exits
 from slim.dynamic.heads import POOLINGS, Head, exit_head
 from slim.graph import Graph
+from slim.graph.stored_json import Fields, Stored, exactly, row
 from slim.paths import unknown_name
 
 PyTree = Any
@@ -19,7 +19,7 @@ EXITS = "exits"
 
 
 @dataclass(frozen=True)
-class ExitPlan:
+class ExitPlan(Stored):
     """Exits of a network with the variables `{"params": ..., ...}`.
 
     Attributes:
@@ -31,7 +31,12 @@ class ExitPlan:
     """
 
     KIND: ClassVar[str] = "exits"
-    VERSION: ClassVar[int] = 1
+    FIELDS: ClassVar[Fields] = {
+        "boundaries": row(exactly(str)),
+        "classes": exactly(int),
+        "pooling": exactly(str),
+        "pooler": exactly(bool),
+    }
 
     boundaries: tuple[str, ...]
     classes: int
@@ -74,34 +79,6 @@ class ExitPlan:
             return run(given, *inputs, **kwargs)
 
         return fn
-
-    def to_json(self) -> str:
-        """The plan as JSON, with its kind and version."""
-        return json.dumps({"kind": self.KIND, "version": self.VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "ExitPlan":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-
-        >>> plan = ExitPlan(("layer_1:block",), classes=2)
-        >>> ExitPlan.from_json(plan.to_json()) == plan
-        True
-        """
-        try:
-            fields = json.loads(text)
-            kind, version = fields.pop("kind"), fields.pop("version")
-            plan = cls(**{**fields, "boundaries": tuple(fields["boundaries"])})
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not an exit plan: {error!r}; write one with to_json") from error
-        if (kind, version) != (cls.KIND, cls.VERSION):
-            raise ValueError(
-                f"the plan is of kind {kind!r} and version {version!r}; this reads {cls.KIND!r} "
-                f"and {cls.VERSION}"
-            )
-        return plan
 
 
 def with_fresh(variables: PyTree, made: PyTree) -> PyTree:

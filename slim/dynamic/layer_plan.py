@@ -1,19 +1,20 @@
 """Plans that say which layers the texts of each complexity run."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slim.graph.stored_json import Fields, Stored, exactly, number, row
+
 Layers = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class LayerPlan:
+class LayerPlan(Stored):
     """Which layers the texts of each bucket run.
 
     Invariants: edges ascend strictly; there is one more entry in `options`, a bucket's index into
@@ -26,7 +27,11 @@ class LayerPlan:
     """
 
     KIND: ClassVar[str] = "layers"
-    VERSION: ClassVar[int] = 1
+    FIELDS: ClassVar[Fields] = {
+        "edges": row(number),
+        "options": row(exactly(int)),
+        "layers": row(row(exactly(int))),
+    }
 
     edges: tuple[float, ...]
     options: tuple[int, ...]
@@ -48,35 +53,6 @@ class LayerPlan:
         for each in self.layers:
             if list(each) != sorted(set(each)) or (each and each[0] < 0):
                 raise ValueError(f"layers {each} must ascend from 0 or above: give each layer once")
-
-    def to_json(self) -> str:
-        """The plan as JSON, with its kind and version."""
-        return json.dumps({"kind": self.KIND, "version": self.VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "LayerPlan":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-
-        >>> plan = LayerPlan((0.5,), (0, 1), ((0,), (0, 1)))
-        >>> LayerPlan.from_json(plan.to_json()) == plan
-        True
-        """
-        try:
-            fields = json.loads(text)
-            kind, version = fields["kind"], fields["version"]
-            edges, options = tuple(map(float, fields["edges"])), tuple(map(int, fields["options"]))
-            layers = tuple(tuple(map(int, each)) for each in fields["layers"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a layer plan: {error!r}; write one with to_json") from error
-        if (kind, version) != (cls.KIND, cls.VERSION):
-            raise ValueError(
-                f"the plan is of kind {kind!r} and version {version!r}; this reads {cls.KIND!r} "
-                f"and {cls.VERSION}"
-            )
-        return cls(edges, options, layers)
 
 
 def prefixes(depth: int) -> tuple[Layers, ...]:

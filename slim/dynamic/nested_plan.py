@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from slim.dynamic.slimmable import narrow
 from slim.graph import Plan
+from slim.graph.stored_json import Fields, Stored, exactly, row, table
 from slim.paths import unknown_name, without_none
 from slim.prune.depth import DepthPlan, drop_params
 
@@ -24,8 +25,13 @@ VARIANTS = "variants"
 """Under which name what variants have of their own stands among the variables."""
 
 
+def _cut(fields: Any) -> Plan | DepthPlan:
+    kind = DepthPlan if exactly(dict)(fields).get("kind") == DepthPlan.KIND else Plan
+    return kind.from_json(json.dumps(fields))
+
+
 @dataclass(frozen=True)
-class NestedPlan:
+class NestedPlan(Stored):
     """Variants of a network with the variables `{"params": ..., ...}`.
 
     Attributes:
@@ -37,7 +43,7 @@ class NestedPlan:
     """
 
     KIND: ClassVar[str] = "nested"
-    VERSION: ClassVar[int] = 1
+    FIELDS: ClassVar[Fields] = {"variants": table(row(_cut))}
 
     variants: Mapping[str, tuple[Plan | DepthPlan, ...]]
 
@@ -84,50 +90,16 @@ class NestedPlan:
                 small = without_none(drop_params(cut.blocks, small))
         return {**small, **variables.get(VARIANTS, {}).get(name, {})}
 
-    def to_json(self) -> str:
-        """The plan as JSON, with its kind and version."""
-        variants = {
-            name: [json.loads(cut.to_json()) for cut in cuts]
-            for name, cuts in self.variants.items()
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {
+            "variants": {
+                name: [json.loads(cut.to_json()) for cut in cuts]
+                for name, cuts in self.variants.items()
+            }
         }
-        return json.dumps(
-            {"kind": self.KIND, "version": self.VERSION, "variants": variants}, indent=1
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> "NestedPlan":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-
-        >>> plan = NestedPlan({"whole": (), "shallow": (DepthPlan(()),)})
-        >>> NestedPlan.from_json(plan.to_json()) == plan
-        True
-        """
-        try:
-            fields = json.loads(text)
-            kind, version, variants = fields["kind"], fields["version"], fields["variants"]
-            read = {name: tuple(map(_cut, cuts)) for name, cuts in variants.items()}
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not a nested plan: {error!r}; write one with to_json") from error
-        if (kind, version) != (cls.KIND, cls.VERSION):
-            raise ValueError(
-                f"the plan is of kind {kind!r} and version {version!r}; this reads {cls.KIND!r} "
-                f"and {cls.VERSION}"
-            )
-        return cls(read)
 
 
 def without_own(variables: Variables) -> Variables:
     """The variables of the whole network."""
     return {name: tree for name, tree in variables.items() if name != VARIANTS}
-
-
-def _cut(fields: dict[str, Any]) -> Plan | DepthPlan:
-    text = json.dumps(fields)
-    return (
-        DepthPlan.from_json(text)
-        if fields.get("kind") == DepthPlan.KIND
-        else (Plan.from_json(text))
-    )

@@ -225,18 +225,8 @@ def sandwich_loss(
 
         H(y, p_0) + tau^2 sum_i KL(p_0 || p_i)     over i = the last, and `middle` random others
 
-    The widest learns from the labels, the others from it, whose gradient this does not change.
-
-    Args:
-        networks: params -> logits `(batch, classes)` of each width, the widest first.
-        params: the one set of weights.
-        labels: `(batch,)`.
-        key: draws the others, without repetition.
-        middle: how many.
-        temperature: tau.
-
-    Returns:
-        Float32, ().
+    The widest, the first of `networks`, learns from the labels `(batch,)`, the others from it. All
+    else is as in `distilled_in_place`.
 
     Raises:
         ValueError: fewer than two networks, or fewer between the ends than `middle`.
@@ -259,8 +249,9 @@ def distilled_in_place(
 ) -> jax.Array:
     """The second term of `sandwich_loss`, where the first is another: with smoothed labels, say.
 
-    Those drawn are branches of one program, in which XLA's CPU compiler leaves convolutions ten
-    times slower (https://github.com/jax-ml/jax/issues/12868); where all are trained, none is drawn.
+    The widest's gradient is not changed. Those drawn are branches of one program, in which XLA's
+    CPU compiler leaves convolutions ten times slower (https://github.com/jax-ml/jax/issues/12868);
+    where all are trained, none is drawn.
 
     Args:
         narrower: params -> logits `(batch, classes)` of all but the widest, the narrowest last.

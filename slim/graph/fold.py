@@ -15,9 +15,8 @@ looked at.
 """
 
 import itertools
-import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -28,13 +27,14 @@ from slim.graph.affine import Chain, chains
 from slim.graph.flat import Flat, Step, flatten, needed, read, run
 from slim.graph.rules.scope import bind
 from slim.graph.sites import sites
+from slim.graph.stored_json import Fields, Stored, exactly, row
 from slim.graph.trace import Graph, arrays, at_shapes
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
-class Folding:
+class Folding(Stored):
     """At which sites the chain that follows is folded; it stands alone, as `Plan` does.
 
     Attributes:
@@ -42,36 +42,9 @@ class Folding:
     """
 
     KIND: ClassVar[str] = "folding"
-    VERSION: ClassVar[int] = 1
+    FIELDS: ClassVar[Fields] = {"sites": row(exactly(str))}
 
     sites: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """The folding as JSON, with its kind and version."""
-        return json.dumps({"kind": self.KIND, "version": self.VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Folding":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-
-        >>> folding = Folding(("conv/kernel",))
-        >>> Folding.from_json(folding.to_json()) == folding
-        True
-        """
-        try:
-            fields = json.loads(text)
-            kind, version, names = fields["kind"], fields["version"], tuple(fields["sites"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not a folding: {error!r}; write one with to_json") from error
-        if (kind, version) != (cls.KIND, cls.VERSION):
-            raise ValueError(
-                f"the folding is of kind {kind!r} and version {version!r}; this reads "
-                f"{cls.KIND!r} and {cls.VERSION}"
-            )
-        return cls(names)
 
 
 def find_folding(graph: Graph) -> Folding:

@@ -27,7 +27,7 @@ from slim.graph.infer import Inferred, constants, uniform
 from slim.graph.remainder import correction
 from slim.graph.rules import rule_of
 from slim.graph.rules.removed import Known, Removed
-from slim.graph.rules.scope import Scope, Step
+from slim.graph.rules.scope import Scope
 
 
 def freeze_losses(inferred: Inferred) -> None:
@@ -56,13 +56,8 @@ def _walk(scope: Scope, ins: Sequence[Known], prunable: frozenset[Axis]) -> list
             return Known(uniform(np.asarray(operand.val)))
         return known[operand]
 
-    for i, eqn in enumerate(scope.jaxpr.eqns):
-        step = Step(
-            eqn,
-            [scope.of(var) for var in eqn.invars],
-            [scope.of(var) for var in eqn.outvars],
-            scope.inner.get(i, ()),
-        )
+    for i, step in enumerate(scope.steps()):
+        eqn = step.eqn
         removed = Removed(
             eqn,
             scope.callers,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,22 @@ from slim.graph import axes
 from slim.graph.axes import Axis, Dims
 from slim.graph.groups import analyse
 from slim.graph.rules.kept import Kept
+from slim.graph.stored_json import Fields, Stored, exactly, row, table
 from slim.graph.trace import Graph
 
 PyTree = Any
-VERSION = 1
 
 Layout = int | str | tuple[Any, ...]
 """A dimension: its size where nothing of it can be cut, a group's name, or a tuple of "*" or "+"
 and the layouts that it is the product or the sum of."""
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Stored):
     """Which indices of each group are kept.
 
     Invariants: every group has at least one index left; kept indices ascend; `layout` has a list
@@ -44,6 +48,14 @@ class Plan:
         sizes: the original size of each group.
         keep: the kept indices of each group that is cut.
     """
+
+    FIELDS: ClassVar[Fields] = {
+        "shapes": table(row(exactly(int))),
+        "layout": table(row(_tuples)),
+        "sizes": table(exactly(int)),
+        "keep": table(row(exactly(int))),
+        "checksum": exactly(str),
+    }
 
     shapes: Mapping[str, tuple[int, ...]]
     layout: Mapping[str, tuple[Layout, ...]]
@@ -78,34 +90,22 @@ class Plan:
         """A hash of everything but the choice: two plans of one model share it."""
         return _hash({k: v for k, v in self._fields().items() if k != "keep"})
 
-    def to_json(self) -> str:
-        """The plan as JSON, with its version and a checksum."""
+    def plain(self) -> dict[str, Any]:
+        """The fields and their checksum."""
         fields = self._fields()
-        return json.dumps({"version": VERSION, **fields, "checksum": _hash(fields)}, indent=1)
+        return {**fields, "checksum": _hash(fields)}
 
     @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        """The plan that `to_json` wrote.
+    def read(cls, text: str) -> dict[str, Any]:
+        """The fields, if they are as they were written.
 
         Raises:
-            ValueError: not a plan, another version, or not as it was written.
+            ValueError: as `from_json`.
         """
-        try:
-            fields = json.loads(text)
-            version = fields.pop("version")
-            checksum = fields.pop("checksum")
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"not a plan: {error}; write one with Plan.to_json") from error
-        if version != VERSION:
-            raise ValueError(f"the plan has version {version!r}; this reads version {VERSION}")
-        if checksum != _hash(fields):
+        fields = super().read(text)
+        if fields.pop("checksum") != _hash(fields):
             raise ValueError("the plan's checksum does not match its content: it was altered")
-        return cls(
-            shapes={path: tuple(shape) for path, shape in fields["shapes"].items()},
-            layout={path: _tuples(layout) for path, layout in fields["layout"].items()},
-            sizes=fields["sizes"],
-            keep={name: tuple(keep) for name, keep in fields["keep"].items()},
-        )
+        return fields
 
     def _fields(self) -> dict[str, Any]:
         names = ("shapes", "layout", "sizes", "keep")
@@ -262,10 +262,6 @@ def _axis(layout: Layout, atoms: Mapping[str, Axis]) -> Axis:
         return atoms[layout]
     parts = (_axis(each, atoms) for each in layout[1:])
     return axes.product(*parts) if layout[0] == "*" else axes.total(*parts)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _hash(fields: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from slim.graph.neutral import freeze_losses
 from slim.graph.plan import Plan, check
 from slim.graph.rules import rule_of
 from slim.graph.rules.kept import Kept
-from slim.graph.rules.scope import Resize, Scope, Step, bind
+from slim.graph.rules.scope import Resize, Scope, bind
 from slim.graph.trace import Graph, arrays, as_written, at_shapes
 
 PyTree = Any
@@ -118,13 +118,8 @@ def _run(scope: Scope, resize: Resize, args: Sequence[Any]) -> list[Any]:
     def read(operand: Any) -> Any:
         return operand.val if isinstance(operand, Literal) else values[operand]
 
-    for i, eqn in enumerate(scope.jaxpr.eqns):
-        step = Step(
-            eqn,
-            [scope.of(var) for var in eqn.invars],
-            [scope.of(var) for var in eqn.outvars],
-            scope.inner.get(i, ()),
-        )
+    for i, step in enumerate(scope.steps()):
+        eqn = step.eqn
         operands = _varying([read(var) for var in eqn.invars])
         cut = any(kept.cuts(dims) for dims in (*step.ins, *step.outs)) or any(
             _cuts(inner, kept) for inner in step.inner

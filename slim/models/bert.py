@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from slim.models.layers import LayerNorm
+from slim.models.layers import LayerNorm, check_dropout
 from slim.paths import unknown_name
 
 PADDING = 0
@@ -62,8 +62,7 @@ class BertConfig:
                 raise ValueError(f"{field} = {getattr(self, field)} must be at least 1")
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout} must be in [0, 1)")
+        check_dropout(self.dropout)
 
 
 # Tiny: Turc et al., arXiv:1908.08962; MiniLM of 6 layers: Wang et al., arXiv:2002.10957.

@@ -1,4 +1,4 @@
-"""The layers that the papers share: a square convolution, batch and layer normalization.
+"""The layers that the papers share: a square convolution, batch, layer and RMS normalization.
 
 Flax computes its norms in float32 and leaves the casts around them to implicit promotion, which
 strict dtype promotion refuses for bfloat16. The norms here cast in and out themselves: give them
@@ -33,6 +33,16 @@ def conv(
     )
 
 
+def check_dropout(dropout: float) -> None:
+    """Refuse a rate outside [0, 1).
+
+    Raises:
+        ValueError: it is.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout = {dropout} must be in [0, 1)")
+
+
 class BatchNorm(nn.BatchNorm):
     """`flax.linen.BatchNorm` in float32 (Ioffe and Szegedy, arXiv:1502.03167)."""
 
@@ -46,4 +56,12 @@ class LayerNorm(nn.LayerNorm):
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         """Normalize over the last axis; shape and dtype of `x` are kept."""
+        return super().__call__(x.astype(jnp.float32), *args, **kwargs).astype(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """`flax.linen.RMSNorm` in float32 (Zhang and Sennrich, arXiv:1910.07467)."""
+
+    def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        """Scale over the last axis; shape and dtype of `x` are kept."""
         return super().__call__(x.astype(jnp.float32), *args, **kwargs).astype(x.dtype)

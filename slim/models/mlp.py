@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from slim.models.layers import check_dropout
+
 
 class MLP(nn.Module):
     """Hidden layers of the widths `hidden`, on the flattened image.
@@ -23,8 +25,7 @@ class MLP(nn.Module):
     def __post_init__(self) -> None:
         if any(not isinstance(width, int) or width < 1 for width in self.hidden):
             raise ValueError(f"hidden = {self.hidden} must be integers of at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout} must be in [0, 1)")
+        check_dropout(self.dropout)
         super().__post_init__()
 
     @nn.compact

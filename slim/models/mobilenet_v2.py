@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from slim.models.layers import BatchNorm, conv
+from slim.models.layers import BatchNorm, check_dropout, conv
 
 # Table 2: expansion t, channels c, repetitions n, stride s of the first.
 BOTTLENECKS = (
@@ -76,8 +76,7 @@ class MobileNetV2(nn.Module):
     def __post_init__(self) -> None:
         if self.width_multiplier <= 0:
             raise ValueError(f"width_multiplier = {self.width_multiplier} must be positive")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout} must be in [0, 1)")
+        check_dropout(self.dropout)
         super().__post_init__()
 
     @nn.compact

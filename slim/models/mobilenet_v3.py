@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from slim.models.layers import BatchNorm, conv, he_normal
+from slim.models.layers import BatchNorm, check_dropout, conv, he_normal
 from slim.models.mobilenet_v2 import round_channels
 
 
@@ -135,8 +135,7 @@ class MobileNetV3(nn.Module):
     def __post_init__(self) -> None:
         if self.width_multiplier <= 0:
             raise ValueError(f"width_multiplier = {self.width_multiplier} must be positive")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout} must be in [0, 1)")
+        check_dropout(self.dropout)
         super().__post_init__()
 
     @nn.compact

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from slim.models.layers import LayerNorm
+from slim.models.layers import LayerNorm, check_dropout
 
 xavier_uniform = nn.initializers.xavier_uniform()
 
@@ -86,8 +86,7 @@ class ViT(nn.Module):
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout} must be in [0, 1)")
+        check_dropout(self.dropout)
         super().__post_init__()
 
     @nn.compact

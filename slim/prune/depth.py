@@ -6,9 +6,8 @@ Transformer that normalizes last, a ReLU. Without the block, x stands in its pla
 scan, a remat or a `cond` are not looked for.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -18,6 +17,7 @@ from slim import paths
 from slim.graph import Graph
 from slim.graph.cost import CONTRACTIONS
 from slim.graph.rules.scope import bind, shape_of
+from slim.graph.stored_json import Fields, Stored, exactly, record, row
 from slim.graph.trace import arrays, as_written, at_shapes
 from slim.prune.evidence import is_kernel
 
@@ -38,7 +38,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class DepthPlan:
+class DepthPlan(Stored):
     """Which residual blocks are left out; it stands alone, as `slim.graph.Plan` does.
 
     Attributes:
@@ -46,37 +46,11 @@ class DepthPlan:
     """
 
     KIND: ClassVar[str] = "depth"
-    VERSION: ClassVar[int] = 1
+    FIELDS: ClassVar[Fields] = {
+        "blocks": row(record(Block, name=exactly(str), params=row(exactly(str))))
+    }
 
     blocks: tuple[Block, ...]
-
-    def to_json(self) -> str:
-        """The plan as JSON, with its kind and version."""
-        return json.dumps({"kind": self.KIND, "version": self.VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "DepthPlan":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-
-        >>> plan = DepthPlan((Block("a", ("a", "b")),))
-        >>> DepthPlan.from_json(plan.to_json()) == plan
-        True
-        """
-        try:
-            fields = json.loads(text)
-            kind, version = fields["kind"], fields["version"]
-            blocks = tuple(Block(each["name"], tuple(each["params"])) for each in fields["blocks"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not a depth plan: {error!r}; write one with to_json") from error
-        if (kind, version) != (cls.KIND, cls.VERSION):
-            raise ValueError(
-                f"the plan is of kind {kind!r} and version {version!r}; this reads {cls.KIND!r} "
-                f"and {cls.VERSION}"
-            )
-        return cls(blocks)
 
 
 @dataclass(frozen=True)

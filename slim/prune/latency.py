@@ -5,30 +5,32 @@ timed at a few widths on the device at hand, savings are taken to add up, and wi
 keep the most score within the time: a knapsack with one width to choose per group.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from slim import paths
 from slim.graph import Graph, Plan
+from slim.graph.stored_json import Fields, Stored, number, table
 from slim.prune.ratio import check_keep
 from slim.prune.widths import NO_LIMITS, Limits, Scores, Widths, plan_widths
 
-VERSION = 1
 # The time to distribute is divided into this many; rounding never exceeds the limit.
 _STEPS = 2**16
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(Stored):
     """Measured seconds of one call.
 
     Attributes:
         baseline: with every group whole.
         seconds: by group and width, with that group alone at that width.
     """
+
+    FIELDS: ClassVar[Fields] = {"baseline": number, "seconds": table(table(number, key=int))}
 
     baseline: float
     seconds: Mapping[str, Mapping[int, float]]
@@ -40,30 +42,6 @@ class LatencyTable:
             for name, width in widths.items()
             if name in self.seconds
         )
-
-    def to_json(self) -> str:
-        """The table as JSON, with a version."""
-        return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "LatencyTable":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-        """
-        try:
-            fields = json.loads(text)
-            version, baseline = fields["version"], fields["baseline"]
-            seconds = {
-                name: {int(width): float(value) for width, value in row.items()}
-                for name, row in fields["seconds"].items()
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"not a latency table: {error!r}; write one with to_json") from error
-        if version != VERSION:
-            raise ValueError(f"the latency table has version {version!r}; this reads {VERSION}")
-        return cls(baseline, seconds)
 
 
 def measure_latency(

@@ -1,17 +1,16 @@
 """Sensitivity: what each group costs the model when it alone is pruned."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from slim import paths
 from slim.graph import Graph, Plan, make_plan
+from slim.graph.stored_json import Fields, Stored, exactly, number, record, row, table
 from slim.prune.ratio import check_keep
 from slim.prune.widths import GroupDistribution, Order, Scores, keep_highest
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Stored):
     """A metric, higher better, against the keep ratio of each group.
 
     Attributes:
@@ -42,33 +41,15 @@ class Sensitivity:
         curves: of each group, points of falling width.
     """
 
+    FIELDS: ClassVar[Fields] = {
+        "baseline": number,
+        "sizes": table(exactly(int)),
+        "curves": table(row(record(Point))),
+    }
+
     baseline: float
     sizes: Mapping[str, int]
     curves: Mapping[str, tuple[Point, ...]]
-
-    def to_json(self) -> str:
-        """The measurements as JSON, with a version."""
-        return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Sensitivity":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-        """
-        try:
-            fields = json.loads(text)
-            version, baseline, sizes = (fields[each] for each in ("version", "baseline", "sizes"))
-            curves = {
-                name: tuple(Point(**point) for point in points)
-                for name, points in fields["curves"].items()
-            }
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not a sensitivity: {error!r}; write one with to_json") from error
-        if version != VERSION:
-            raise ValueError(f"the sensitivity has version {version!r}; this reads {VERSION}")
-        return cls(baseline, sizes, curves)
 
 
 def measure_sensitivity(

@@ -6,11 +6,10 @@ best = allocate(effects.tables(costs), budget)
 sites, scales = mix(options, best.formats)
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,12 @@ import numpy as np
 
 from slim import paths
 from slim.graph import Contraction, Graph, rewrite, sites
+from slim.graph.stored_json import Fields, Stored, number, optional, table
 from slim.quant.allocation import Tables
 from slim.quant.policy import Assigned
 from slim.quant.simulate import Scales, simulate_site
 
 PyTree = Any
-
-VERSION = 1
 
 Values = Mapping[str, Mapping[str, float]]
 """A number by site and option."""
@@ -43,7 +41,7 @@ class Option(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Effects:
+class Effects(Stored):
     """What a model suffers with one site quantized, all others float; as measured, noise included.
 
     Attributes:
@@ -51,6 +49,11 @@ class Effects:
             axis and q that of the quantized ones.
         loss: the change of the mean loss, which may be negative; None: not measured.
     """
+
+    FIELDS: ClassVar[Fields] = {
+        "kl": table(table(number)),
+        "loss": optional(table(table(number))),
+    }
 
     kl: Values
     loss: Values | None = None
@@ -83,26 +86,6 @@ class Effects:
             site: {option: (max(value, 0.0), costs[site][option]) for option, value in each.items()}
             for site, each in effects.items()
         }
-
-    def to_json(self) -> str:
-        """The measurements as JSON, with a version."""
-        return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Effects":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-        """
-        try:
-            fields = json.loads(text)
-            version, kl, loss = (fields[each] for each in ("version", "kl", "loss"))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not effects: {error!r}; write them with to_json") from error
-        if version != VERSION:
-            raise ValueError(f"the effects have version {version!r}; this reads {VERSION}")
-        return cls(kl, loss)
 
 
 def quantizes(option: Option, site: str) -> bool:

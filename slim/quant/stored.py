@@ -1,6 +1,5 @@
 """A quantized model at rest: nested dicts of arrays, bits packed, and a small JSON beside them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from slim import paths
 from slim.graph import Graph, sites
+from slim.graph.stored_json import Fields, Stored, exactly, optional, record, row, table
 from slim.quant.integer import Quantized
 from slim.quant.numerics import QTensor, pack, unpack
 from slim.quant.policy import Activations, Assigned, Weights
@@ -23,8 +23,18 @@ SITES = "quantized"
 Specs = Mapping[str, tuple[Weights | None, Activations | None]]
 
 
+def _spec(pair: Any) -> tuple[Weights | None, Activations | None]:
+    weights, activations = exactly(list)(pair)
+    return optional(record(Weights))(weights), optional(record(Activations))(activations)
+
+
+def _shape(pair: Any) -> jax.ShapeDtypeStruct:
+    shape, dtype = exactly(list)(pair)
+    return jax.ShapeDtypeStruct(row(exactly(int))(shape), jnp.dtype(exactly(str)(dtype)))
+
+
 @dataclass(frozen=True)
-class Quantization:
+class Quantization(Stored):
     """How each site of a model is quantized: with the arrays of `store`, all that there is of it.
 
     Attributes:
@@ -33,7 +43,10 @@ class Quantization:
     """
 
     KIND: ClassVar[str] = "quantization"
-    VERSION: ClassVar[int] = 1
+    FIELDS: ClassVar[Fields] = {
+        "specs": table(_spec),
+        "arrays": table(_shape),
+    }
 
     specs: Specs
     arrays: Mapping[str, jax.ShapeDtypeStruct]
@@ -55,43 +68,15 @@ class Quantization:
         """
         return assigned_as(graph, self.specs)
 
-    def to_json(self) -> str:
-        """All of it as JSON, with its kind and version."""
-        fields = {
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {
             "specs": {
                 name: [asdict(spec) if spec else None for spec in pair]
                 for name, pair in self.specs.items()
             },
             "arrays": {path: [leaf.shape, leaf.dtype.name] for path, leaf in self.arrays.items()},
         }
-        return json.dumps({"kind": self.KIND, "version": self.VERSION, **fields}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Quantization":
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not that, or another version's.
-        """
-        try:
-            fields = json.loads(text)
-            kind, version = fields["kind"], fields["version"]
-            specs = {
-                name: (Weights(**w) if w else None, Activations(**a) if a else None)
-                for name, (w, a) in fields["specs"].items()
-            }
-            arrays = {
-                path: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
-                for path, (shape, dtype) in fields["arrays"].items()
-            }
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not a quantization: {error!r}; write one with to_json") from error
-        if (kind, version) != (cls.KIND, cls.VERSION):
-            raise ValueError(
-                f"the quantization is of kind {kind!r} and version {version!r}; this reads "
-                f"{cls.KIND!r} and {cls.VERSION}"
-            )
-        return cls(specs, arrays)
 
 
 def specs_of(assigned: Mapping[str, Assigned]) -> Specs:

@@ -1,6 +1,6 @@
 """A walked jaxpr: the axes of its values, and its equations with theirs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,6 +55,12 @@ class Scope:
     def outs(self) -> list[Dims]:
         """The axes of the jaxpr's outputs."""
         return [self.of(var) for var in self.jaxpr.outvars]
+
+    def steps(self) -> Iterator["Step"]:
+        """Its equations in order."""
+        for i, eqn in enumerate(self.jaxpr.eqns):
+            ins, outs = ([self.of(var) for var in each] for each in (eqn.invars, eqn.outvars))
+            yield Step(eqn, ins, outs, self.inner.get(i, ()))
 
 
 class Step(NamedTuple):

@@ -16,7 +16,7 @@ from slim.quant.numerics.blocks import Granularity, scale_shape
 from slim.quant.numerics.extremes import extremes
 from slim.quant.numerics.fake import fake_quantize, grad_scale
 from slim.quant.numerics.formats import FORMATS, Format, find_format
-from slim.quant.numerics.packing import pack, pack_qtensor, unpack, unpack_qtensor
+from slim.quant.numerics.packing import pack, unpack
 from slim.quant.numerics.qtensor import QTensor, check, dequantize, quantize
 from slim.quant.numerics.ranges import WEIGHT_RANGES, WeightRange
 from slim.quant.numerics.scales import choose_scale
@@ -36,9 +36,7 @@ __all__ = [
     "find_format",
     "grad_scale",
     "pack",
-    "pack_qtensor",
     "quantize",
     "scale_shape",
     "unpack",
-    "unpack_qtensor",
 ]

@@ -5,15 +5,12 @@ filled up with zeros. Signed integers are in two's complement.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from slim.quant.numerics.formats import find_format
-from slim.quant.numerics.qtensor import QTensor, check
 
 
 def pack(values: jax.Array, format: str) -> jax.Array:
@@ -57,43 +54,3 @@ def unpack(packed: jax.Array, format: str, shape: Sequence[int]) -> jax.Array:
     if fmt.bits > 8:
         packed = packed.reshape(count, -1)
     return jax.lax.bitcast_convert_type(packed, fmt.dtype).reshape(shape)
-
-
-def pack_qtensor(q: QTensor) -> dict[str, Any]:
-    """A `QTensor` as named arrays, for safetensors, Orbax or np.savez; not under `jit`.
-
-    Returns:
-        "values" (packed), "scale", "zero_point" if there is one, "shape" (int64) and "format", the
-        format's name in ASCII.
-    """
-    arrays = {
-        "values": pack(q.values, q.format),
-        "scale": q.scale,
-        "shape": np.asarray(q.shape, np.int64),
-        "format": np.frombuffer(q.format.encode("ascii"), np.uint8),
-    }
-    return arrays if q.zero_point is None else {**arrays, "zero_point": q.zero_point}
-
-
-def unpack_qtensor(arrays: Mapping[str, Any]) -> QTensor:
-    """The `QTensor` that `pack_qtensor` packed.
-
-    Raises:
-        ValueError: an array is missing, or they do not fit together.
-    """
-    missing = [name for name in ("values", "scale", "shape", "format") if name not in arrays]
-    if missing:
-        raise ValueError(
-            f"packed tensor lacks {', '.join(missing)}: it has {', '.join(arrays) or 'nothing'}"
-        )
-    format = np.asarray(arrays["format"]).tobytes().decode("ascii", errors="replace")
-    shape = tuple(np.asarray(arrays["shape"]).tolist())
-    zero_point = arrays.get("zero_point")
-    q = QTensor(
-        values=unpack(jnp.asarray(arrays["values"]), format, shape),
-        scale=jnp.asarray(arrays["scale"]),
-        zero_point=None if zero_point is None else jnp.asarray(zero_point),
-        format=format,
-    )
-    check(q)
-    return q

@@ -22,7 +22,7 @@ from slim.dynamic import (
 from slim.graph import match, split_outputs, trace
 from slim.models.bert import BertConfig, SequenceClassification
 from slim.models.vit import ViT
-from tests.slim.graph.exactness import compiled, random_like
+from tests.slim.graph.exactness import random_like
 
 KEY = jax.random.key(0)
 IDS = np.random.default_rng(0).integers(0, 50, (5, 6)).astype(np.int32)
@@ -49,8 +49,8 @@ def bert():
 def test_exits_of_bert(bert):
     """Against heads by hand on what Flax captures."""
     _, _, params, fn = bert
-    logits = compiled(fn)(params, IDS, MASK)
-    whole, seen = compiled(
+    logits = jax.jit(fn)(params, IDS, MASK)
+    whole, seen = jax.jit(
         lambda v: BERT.apply(v, IDS, MASK, train=False, capture_intermediates=True)
     )(params["network"])
     chex.assert_trees_all_equal(logits[-1], whole)
@@ -74,7 +74,7 @@ def test_early_exit_of_bert(bert):
         exits = {path.split("/")[1] for path in part.params if path.startswith("exits")}
         assert exits == ({f"exit_{i + 1}"} if i < 2 else set())
     # Between examples: two leave at the first exit, one or two of the others at the second.
-    logits = compiled(fn)(params, IDS, MASK)
+    logits = jax.jit(fn)(params, IDS, MASK)
     scores = np.sort([CRITERIA["confidence"].score(each) for each in logits[:-1]])
     setting = np.append((scores[:, 2] + scores[:, 3]) / 2, -np.inf).astype(np.float32)
     expected = simulate(CRITERIA["confidence"], setting, logits)
@@ -89,7 +89,7 @@ def test_who_learns_from_an_exit(bert, frozen):
     """Jointly the path to it; afterwards the exit alone; what is behind it never."""
     graph, names, params, _ = bert
     fn = with_exits(graph, names, exit_head(4, pooler=True), frozen=frozen)
-    grads = compiled(jax.grad(lambda p: fn(p, IDS, MASK)[0].sum()))(params)
+    grads = jax.jit(jax.grad(lambda p: fn(p, IDS, MASK)[0].sum()))(params)
     moved = {
         **{name: grads["exits"][name] for name in grads["exits"]},
         **grads["network"]["params"],
@@ -106,7 +106,7 @@ def test_exits_of_a_convolutional_network():
     names = match(graph, "*stage[23]_block1/conv1*", "data")
     head = exit_head(3)
     params = {"network": network, "exits": init_exits(graph, names, head, KEY)}
-    logits = compiled(with_exits(graph, names, head))(params, images)
+    logits = jax.jit(with_exits(graph, names, head))(params, images)
     assert [each.shape for each in logits] == [(2, 3)] * 3
     assert [params["exits"][f"exit_{i}"]["classifier"]["kernel"].shape[0] for i in (1, 2)] == [4, 8]
 
@@ -144,8 +144,8 @@ def skipping():
 def test_skipped_layers(skipping):
     """An example's output is the network's without the layers that it skipped."""
     network, images, graph, layers = skipping
-    run = compiled(skip_layers(graph, layers))
-    full = compiled(graph.fn)(network, images)
+    run = jax.jit(skip_layers(graph, layers))
+    full = jax.jit(graph.fn)(network, images)
     chex.assert_trees_all_equal(run(network, jnp.zeros(2), KEY, images), full)
     # A layer whose outgoing kernels are 0 adds nothing.
     without = jax.tree.map(jnp.array, network)
@@ -154,7 +154,7 @@ def test_skipped_layers(skipping):
         for part in name.split("/"):
             inside = inside[part]
         inside.update(jax.tree.map(jnp.zeros_like, dict(inside)))
-    shallow = compiled(graph.fn)(without, images)
+    shallow = jax.jit(graph.fn)(without, images)
     found = run(network, jnp.array([0.0, 0.5]), KEY, images)
     kept = jnp.abs(found - full).max(-1) < 1e-5
     skipped = jnp.abs(found - shallow).max(-1) < 1e-5
@@ -163,7 +163,7 @@ def test_skipped_layers(skipping):
     chex.assert_trees_all_close(
         run(network, jnp.array([0.0, 1.0]), KEY, images), shallow, rtol=1e-5
     )
-    one = compiled(skip_layers(graph, layers, whole_batch=True))
+    one = jax.jit(skip_layers(graph, layers, whole_batch=True))
     together = one(network, jnp.array([0.0, 0.5]), KEY, images)
     kept = jnp.abs(together - full).max(-1) < 1e-5
     assert kept.all() or not kept.any()

@@ -52,17 +52,9 @@ def test_json_gives_the_plan_back(plan):
         chex.assert_trees_all_equal(again.narrow(name, VARIABLES), plan.narrow(name, VARIABLES))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "not a nested plan"),
-        (json.dumps({"kind": "exits", "version": 1, "variants": {}}), "kind 'exits'"),
-        (json.dumps({"kind": "nested", "version": 1, "variants": {"a": []}}), "two or more"),
-    ],
-)
-def test_other_texts_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        NestedPlan.from_json(text)
+def test_one_variant_is_refused():
+    with pytest.raises(ValueError, match="two or more"):
+        NestedPlan.from_json(json.dumps({"kind": "nested", "version": 1, "variants": {"a": []}}))
 
 
 def test_an_unknown_variant_is_refused(plan):

@@ -103,19 +103,6 @@ def test_what_is_no_plan_is_refused(changed, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "not a layer plan"),
-        (LayerPlan((), (0,), ((0,),)).to_json().replace('"version": 1', '"version": 9'), "reads"),
-        ('{"kind": "layers", "version": 1, "edges": [1]}', "not a layer plan: KeyError"),
-    ],
-)
-def test_what_is_no_file_is_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        LayerPlan.from_json(text)
-
-
-@pytest.mark.parametrize(
     ("run", "message"),
     [
         (lambda c, r: fit_plan(c, r[:, :2], prefixes(3), COSTS, 2), r"right \(200, 2\)"),

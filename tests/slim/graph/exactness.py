@@ -1,7 +1,5 @@
 """The oracle of slim.graph: the small function is the original on masked parameters."""
 
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,15 +7,6 @@ import numpy as np
 
 from slim import paths
 from slim.graph import groups, make_plan, mask, replay, shrink, trace
-
-# Programs run once: compiling them fast matters more than running them fast.
-compiled = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 def random_like(tree, seed=0):
@@ -92,7 +81,7 @@ def assert_exact(fn, params, *inputs, ratio=0.5, seed=0, tolerance=1e-5, gradien
         ]
         return [tuple(reversed(each(small))) for each in derive]
 
-    (got, got_grads), (want, want_grads) = compiled(both)(small)
+    (got, got_grads), (want, want_grads) = jax.jit(both)(small)
     for a, b in zip(*map(jax.tree.leaves, (got_grads, want_grads)), strict=True):
         if a.dtype != jax.dtypes.float0:
             assert_close(a, b, tolerance)

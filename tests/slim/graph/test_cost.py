@@ -179,3 +179,19 @@ def test_totals_are_sums_and_parameters_are_counted():
     assert (total.params, total.param_bytes) == (30, 24 * 4 + 12)
     assert total.flops == sum(row.flops for row in total.rows) == 2 * 48 + 12
     assert total.activation_bytes == 4 * (12 + 6 + 6 + 12)
+
+
+def test_what_is_inside_shard_map_counts_on_each_device():
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows = jax.P(("a", "b"))
+    f = jax.shard_map(lambda w, x: x @ w, mesh=mesh, in_specs=(jax.P(), rows), out_specs=rows)
+    params, x = jax.ShapeDtypeStruct((3, 5), "float32"), jax.ShapeDtypeStruct((16, 3), "float32")
+    assert cost(trace(f, params, x)).macs == cost(trace(lambda w, x: x @ w, params, x)).macs
+
+
+def test_of_what_depends_on_the_platform_its_own_counts():
+    def f(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ w @ w, tpu=lambda x: x @ w)
+
+    traced = trace(f, jax.ShapeDtypeStruct((3, 3), "float32"), jnp.ones((2, 3)))
+    assert [cost(traced, p).macs for p in (None, "cpu", "tpu")] == [36, 36, 18]

@@ -8,7 +8,7 @@ import pytest
 from slim.dynamic.slimmable import at_ratio, narrow, nest, sort_units
 from slim.graph import groups, make_plan, replay, shrink, trace
 from slim.graph.order import ordered_groups
-from tests.slim.graph.exactness import assert_close, compiled, random_like
+from tests.slim.graph.exactness import assert_close, random_like
 from tests.slim.graph.programs import PROGRAMS
 
 
@@ -37,7 +37,7 @@ def assert_nested(name):
             ),
         ]
 
-    for expected, got in compiled(both)(params):
+    for expected, got in jax.jit(both)(params):
         assert_close(got, expected, 1e-5)
 
 

@@ -92,19 +92,9 @@ def test_bad_choices_are_refused(keep, message):
         make_plan(GRAPH, keep)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not a plan"),
-        ("[]", "not a plan"),
-        ('{"keep": {}}', "not a plan: 'version'"),
-        (PLAN.to_json().replace('"version": 1', '"version": 2'), "version 2; this reads version 1"),
-        (PLAN.to_json().replace("5", "6"), "checksum"),
-    ],
-)
-def test_corrupt_plans_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        Plan.from_json(text)
+def test_a_plan_that_was_altered_is_refused():
+    with pytest.raises(ValueError, match="checksum does not match"):
+        Plan.from_json(PLAN.to_json().replace("5", "6"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from slim.graph import cost, frozen_groups, groups, make_plan, mask, replay, shrink, trace
-from tests.slim.graph.exactness import assert_close, compiled, random_like, random_plan
+from tests.slim.graph.exactness import assert_close, random_like, random_plan
 
 IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
 
@@ -56,7 +56,7 @@ def test_the_training_loss_follows_the_plan_of_the_evaluation():
     plan = random_plan(trace(evaluate(module), variables, images))
     small_loss = replay(trace(loss, variables, images, KEY), plan)
     small = shrink(plan, variables)
-    step = compiled(jax.value_and_grad(small_loss, has_aux=True))
+    step = jax.jit(jax.value_and_grad(small_loss, has_aux=True))
     (value, new), grads = step(small, images, KEY)
     assert np.isfinite(value)
     chex.assert_trees_all_equal_shapes(grads, small)
@@ -67,8 +67,8 @@ def test_the_training_loss_follows_the_plan_of_the_evaluation():
         return Net().apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
 
     with nn.intercept_methods(_no_dropout):
-        want = compiled(without)(mask(plan, variables), images)
-        got = compiled(replay(trace(without, variables, images), plan))(small, images)
+        want = jax.jit(without)(mask(plan, variables), images)
+        got = jax.jit(replay(trace(without, variables, images), plan))(small, images)
     assert_close(got, shrink(plan, want), 1e-5)
 
 
@@ -96,8 +96,8 @@ def test_other_batch_and_image_sizes(batch, size):
     graph = trace(evaluate(module), variables, images)
     plan = random_plan(graph)
     x = random_like(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32), seed=2)
-    got = compiled(replay(graph, plan))(shrink(plan, variables), x)
-    assert_close(got, compiled(evaluate(module))(mask(plan, variables), x), 1e-5)
+    got = jax.jit(replay(graph, plan))(shrink(plan, variables), x)
+    assert_close(got, jax.jit(evaluate(module))(mask(plan, variables), x), 1e-5)
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 4), (3, 9)])
@@ -124,8 +124,8 @@ def test_other_sequence_lengths(batch, length):
     (rest,) = (group for group in frozen_groups(graph) if group.name == "positions:0.1")
     assert rest.frozen == ("the function does not use it",)
     tokens = jnp.arange(batch * length).reshape(batch, length) % 12
-    got = compiled(replay(graph, plan))(shrink(plan, params), tokens)
-    assert_close(got, compiled(fn)(mask(plan, params), tokens), 1e-5)
+    got = jax.jit(replay(graph, plan))(shrink(plan, params), tokens)
+    assert_close(got, jax.jit(fn)(mask(plan, params), tokens), 1e-5)
 
 
 def test_under_vmap_scan_remat_and_hessian_vector_products():
@@ -149,7 +149,7 @@ def test_under_vmap_scan_remat_and_hessian_vector_products():
     chex.assert_shape(jax.vmap(small_fn, in_axes=(0, None))(stacked, x[0]), (2, 2))
 
     def curvature(f, p):
-        return compiled(lambda p: jax.jvp(jax.grad(lambda p: f(p, x[0]).sum()), (p,), (p,))[1])(p)
+        return jax.jit(lambda p: jax.jvp(jax.grad(lambda p: f(p, x[0]).sum()), (p,), (p,))[1])(p)
 
     assert_close(curvature(small_fn, small), shrink(plan, curvature(fn, mask(plan, params))), 1e-5)
 
@@ -237,8 +237,8 @@ def test_linen_nnx_and_dicts_have_the_same_groups():
     plan = random_plan(graphs[2])
     state = random_like(state)
     x = random_like(IMAGES, seed=1)
-    want = compiled(graphs[2].fn)(mask(plan, state), x)
-    assert_close(compiled(replay(graphs[2], plan))(shrink(plan, state), x), want, 1e-5)
+    want = jax.jit(graphs[2].fn)(mask(plan, state), x)
+    assert_close(jax.jit(replay(graphs[2], plan))(shrink(plan, state), x), want, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_training_goes_on_after_the_cut(tx):
     def loss(fn, variables):
         return jnp.square(fn(variables, images)).mean()
 
-    full_grads = compiled(jax.grad(lambda v: loss(evaluate(module), v)))(mask(plan, variables))
-    small_grads = compiled(jax.grad(lambda v: loss(replay(graph, plan), v)))(small)
+    full_grads = jax.jit(jax.grad(lambda v: loss(evaluate(module), v)))(mask(plan, variables))
+    small_grads = jax.jit(jax.grad(lambda v: loss(replay(graph, plan), v)))(small)
     trained = step(small_grads, small_state, small)
     assert_close(trained, shrink(plan, step(full_grads, state, mask(plan, variables))), 1e-4)
 
@@ -290,8 +290,8 @@ def test_auxiliary_outputs_come_out_small():
     (reason,) = next(g.frozen for g in frozen_groups(sown) if g.name == "params/up/kernel:1")
     assert reason == "output 1/intermediates/hidden/0"
     plan = make_plan(plain, {"params/up/kernel:1": [1, 4, 6]})
-    logits, aux = compiled(replay(sown, plan))(shrink(plan, variables), x)
-    want, full = compiled(sown.fn)(mask(plan, variables), x)
+    logits, aux = jax.jit(replay(sown, plan))(shrink(plan, variables), x)
+    want, full = jax.jit(sown.fn)(mask(plan, variables), x)
     assert_close(logits, want, 1e-5)
     hidden = full["intermediates"]["hidden"][0][:, jnp.array([1, 4, 6])]
     assert_close(aux["intermediates"]["hidden"][0], hidden, 1e-5)
@@ -350,7 +350,7 @@ def test_an_nnx_training_step_with_its_whole_state():
     plan = random_plan(graph)
     assert [group.name for group in groups(graph)] == ["conv/kernel:3"]
     small = shrink(plan, state)
-    logits, new = compiled(replay(graph, plan), static_argnums=2)(small, x, True)
+    logits, new = jax.jit(replay(graph, plan), static_argnums=2)(small, x, True)
     chex.assert_shape(logits, (4, 3))
     chex.assert_trees_all_equal_shapes(new, small)
 
@@ -373,8 +373,8 @@ def test_the_gradient_of_a_function_is_replayed_too():
     x = random_like(IMAGES, seed=1)
     plan = random_plan(trace(loss, params, x))
     gradient = jax.grad(lambda p, x: loss(p, x).sum())
-    got = compiled(replay(trace(gradient, params, x), plan))(shrink(plan, params), x)
-    assert_close(got, shrink(plan, compiled(gradient)(mask(plan, params), x)), 1e-5)
+    got = jax.jit(replay(trace(gradient, params, x), plan))(shrink(plan, params), x)
+    assert_close(got, shrink(plan, jax.jit(gradient)(mask(plan, params), x)), 1e-5)
 
 
 def test_the_cost_after_a_plan_is_the_small_functions():

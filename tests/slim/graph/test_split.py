@@ -16,7 +16,7 @@ from slim.graph import cost, match, replay, shrink, split, split_outputs, tapped
 from slim.models.bert import BertConfig, SequenceClassification
 from slim.models.vit import ViT
 from slim.quant import Activations, Policy, Rule, assign, calibrate, simulate
-from tests.slim.graph.exactness import compiled, loss_of, random_like, random_plan
+from tests.slim.graph.exactness import loss_of, random_like, random_plan
 from tests.slim.graph.random_programs import RECIPES, build
 from tests.slim.graph.test_random_programs import SETTINGS
 
@@ -58,9 +58,9 @@ def assert_whole(graph, names, params, *inputs):
     def both(params, *inputs):
         return segments(params, *inputs), tapped(graph, names)(params, *inputs)
 
-    values, (outputs, found) = compiled(both)(params, *inputs)
+    values, (outputs, found) = jax.jit(both)(params, *inputs)
     chex.assert_trees_all_equal(values, [*(found[name] for name in names), outputs])
-    chex.assert_trees_all_equal(outputs, compiled(graph.fn)(params, *inputs))
+    chex.assert_trees_all_equal(outputs, jax.jit(graph.fn)(params, *inputs))
     return segments
 
 
@@ -72,7 +72,7 @@ def test_models(name):
     # One example more: traced again.
     more = [np.concatenate([each, each[:1]]) for each in inputs]
     chex.assert_trees_all_close(
-        compiled(segments)(variables, *more)[-1], compiled(fn)(variables, *more), rtol=1e-6
+        jax.jit(segments)(variables, *more)[-1], jax.jit(fn)(variables, *more), rtol=1e-6
     )
 
 
@@ -161,7 +161,7 @@ def test_gradients_touch_only_the_path_taken(bert):
     segments = split(graph, names)
 
     def loss(fn):
-        return compiled(jax.grad(lambda v: loss_of(fn(v))))(variables)["params"]
+        return jax.jit(jax.grad(lambda v: loss_of(fn(v))))(variables)["params"]
 
     found = loss(lambda v: segments(v, *inputs)[0])
     expected = loss(lambda v: tapped(graph, names)(v, *inputs)[1][names[0]])
@@ -213,7 +213,7 @@ def test_an_effect_happens_once(capsys):
         jax.debug.print("seen")
         return checkpoint_name(x @ p["a"], "cut") @ p["b"]
 
-    compiled(split(trace(fn, W, X), ["cut"]))(W, X)
+    jax.jit(split(trace(fn, W, X), ["cut"]))(W, X)
     jax.effects_barrier()
     assert capsys.readouterr().out == "seen\n"
 
@@ -227,8 +227,8 @@ def with_exits(p, x):
 
 def test_cut_at_outputs():
     segments = split_outputs(trace(with_exits, W, X))
-    values = compiled(segments)(W, X)
-    chex.assert_trees_all_equal(values, list(compiled(with_exits)(W, X)))
+    values = jax.jit(segments)(W, X)
+    chex.assert_trees_all_equal(values, list(jax.jit(with_exits)(W, X)))
     assert [list(part.params) for part in segments.at(W, X)] == [["a"], ["b"], ["c"]]
     assert segments.names == ("0", "1", "2")
 

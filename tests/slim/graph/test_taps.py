@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from slim.graph import groups, make_plan, mask, match, replay, shrink, tapped, taps, trace
 from slim.graph.taps import KINDS
-from tests.slim.graph.exactness import compiled, loss_of, random_like
+from tests.slim.graph.exactness import loss_of, random_like
 from tests.slim.graph.programs import PROGRAMS
 
 KEY = jax.random.key(0)
@@ -65,8 +65,8 @@ def test_every_value_of_a_layer():
         "mlp", "before tanh", "mlp:end",
     ]  # fmt: skip
     assert {tap.kind for tap in taps(graph).values()} == set(KINDS)
-    outputs, found = compiled(tapped(graph, names))(LAYER, X)
-    expected, kept = compiled(lambda p: by_hand(p, p))(LAYER)
+    outputs, found = jax.jit(tapped(graph, names))(LAYER, X)
+    expected, kept = jax.jit(lambda p: by_hand(p, p))(LAYER)
     chex.assert_trees_all_equal(outputs, expected)
     chex.assert_trees_all_equal(
         {name: found[name] for name in kept}, {n: v[0] for n, v in kept.items()}
@@ -87,12 +87,12 @@ def test_values_in_scans_are_stacked(remat, backwards):
 
     graph = trace(fn, STACK, X)
     order = rows(STACK)[:: -1 if backwards else 1]
-    expected, kept = compiled(lambda p: by_hand(p, *p))(order)
+    expected, kept = jax.jit(lambda p: by_hand(p, *p))(order)
     # What the last block leaves is had once, after the scan.
     kept = {name: jnp.stack(values[:: -1 if backwards else 1]) for name, values in kept.items()}
     kept["mlp:end"] = expected
     assert all(taps(graph)[name].loops == (3,) for name in kept if name != "mlp:end")
-    outputs, found = compiled(tapped(graph, [*kept, "before tanh"]))(STACK, X)
+    outputs, found = jax.jit(tapped(graph, [*kept, "before tanh"]))(STACK, X)
     chex.assert_trees_all_close(outputs, expected, rtol=1e-6, atol=1e-6)
     chex.assert_trees_all_equal(found["before tanh"], found["mlp"])
     for name, value in kept.items():
@@ -131,8 +131,8 @@ def test_gradients_are_those_of_the_model_by_hand(name):
 
     fn = tapped(trace(jax.checkpoint(layer), LAYER, X), [name])
     kept = "mlp" if name == "before tanh" else name
-    found = compiled(jax.grad(lambda p: loss(fn(p, X)[1][name])))(LAYER)
-    expected = compiled(jax.grad(lambda p: loss(by_hand(p, p)[1][kept][0])))(LAYER)
+    found = jax.jit(jax.grad(lambda p: loss(fn(p, X)[1][name])))(LAYER)
+    expected = jax.jit(jax.grad(lambda p: loss(by_hand(p, p)[1][kept][0])))(LAYER)
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_of_a_loss_under_every_transform():
 
     # Of one example each: a shape that the graph was not traced at.
     found, expected = (
-        compiled(jax.vmap(jax.grad(each), (None, 0)))(LAYER, X[:, None])
+        jax.jit(jax.vmap(jax.grad(each), (None, 0)))(LAYER, X[:, None])
         for each in (loss, by_itself)
     )
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -186,7 +186,7 @@ def test_outputs_are_the_functions_to_the_bit(name):
     def both(params, x):
         return fn(params, x), tapped(graph, ())(params, x), tapped(graph, every)(params, x)
 
-    whole, (nothing, none), (outputs, values) = compiled(both)(
+    whole, (nothing, none), (outputs, values) = jax.jit(both)(
         random_like(params), random_like(x, seed=1)
     )
     assert none == {}
@@ -268,7 +268,7 @@ def test_attentions(name):
     fn, params = ATTENTIONS[name]
     graph = trace(fn, params, X)
     assert match(graph, "*", "attention") == (name,)
-    _, found = compiled(tapped(graph, [f"{name}:scores", name]))(params, X)
+    _, found = jax.jit(tapped(graph, [f"{name}:scores", name]))(params, X)
     scores, weights = found[f"{name}:scores"], found[name]
     assert weights.shape[-2:] == (5, 5)
     where = jnp.arange(5) < 3 if name == "a" else None
@@ -324,8 +324,8 @@ def test_a_pruned_function_keeps_its_names():
     small_graph = trace(replay(graph, plan), small, X)
     assert set(taps(small_graph)) == set(taps(graph))
     names = ["hidden", "self"]
-    _, found = compiled(tapped(small_graph, names))(small, X)
-    _, full = compiled(tapped(graph, names))(mask(plan, params), X)
+    _, found = jax.jit(tapped(small_graph, names))(small, X)
+    _, full = jax.jit(tapped(graph, names))(mask(plan, params), X)
     assert found["hidden"].shape == (2, 5, 5)
     chex.assert_trees_all_close(found["hidden"], full["hidden"][..., :5], rtol=1e-5)
     chex.assert_trees_all_close(found["self"], full["self"][:, :1], rtol=1e-5)

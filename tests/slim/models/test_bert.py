@@ -29,7 +29,6 @@ HEADS = {
     "masked lm": MaskedLM(TINY),
 }
 every_head = pytest.mark.parametrize("name", HEADS)
-quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 50, (3, 7)).astype(np.int32)
@@ -61,7 +60,7 @@ def test_parameters_are_as_many_as_published(name, head, parameters):
 
 @every_head
 def test_padding_is_not_looked_at(name):
-    fn = quickly_compiled(evaluation(HEADS[name]))
+    fn = jax.jit(evaluation(HEADS[name]))
     variables = random_like(shapes(HEADS[name]))
     one, other, all_seen = (
         np.asarray(fn(variables, ids, mask))
@@ -84,7 +83,7 @@ def test_embeddings_are_of_length_one_and_of_nothing_zero():
         out = evaluation(HEADS["embedding"])(variables, IDS, mask)
         return jnp.square(out).sum(), jnp.linalg.norm(out, axis=-1)
 
-    gradient, norms = quickly_compiled(jax.grad(embed, has_aux=True))(
+    gradient, norms = jax.jit(jax.grad(embed, has_aux=True))(
         variables, MASK.astype(bool) & (np.arange(3) < 2)[:, None]
     )
     np.testing.assert_allclose(norms, [1, 1, 0], atol=1e-6)
@@ -94,7 +93,7 @@ def test_embeddings_are_of_length_one_and_of_nothing_zero():
 def test_without_types_all_are_of_the_first_sentence():
     model, variables = HEADS["classification"], random_like(shapes(HEADS["classification"]))
 
-    @quickly_compiled
+    @jax.jit
     def three(variables):
         types = (None, np.zeros_like(IDS), np.ones_like(IDS))
         return [model.apply(variables, IDS, MASK, train=False, types=each) for each in types]
@@ -109,7 +108,7 @@ def test_a_training_step_moves_every_parameter(name):
     model = HEADS[name].clone(config=replace(TINY, dropout=0.1))
     variables = random_like(shapes(model))
 
-    @quickly_compiled
+    @jax.jit
     @jax.grad
     def gradient(variables):
         out = model.apply(variables, IDS, MASK, train=True, rngs={"dropout": jax.random.key(1)})
@@ -130,7 +129,7 @@ def test_in_bfloat16_parameters_and_results_are_float32_and_near():
     exact = HEADS["classification"]
     variables = random_like(shapes(exact))
     a, b = (
-        quickly_compiled(evaluation(model))(variables, IDS, MASK)
+        jax.jit(evaluation(model))(variables, IDS, MASK)
         for model in (exact, exact.clone(dtype=jnp.bfloat16))
     )
     assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
@@ -168,7 +167,7 @@ def test_the_classifier_of_ids_alone_sees_no_padding_and_has_the_same_variables(
         found = alone.apply(variables, ids, train, rngs=rngs)
         return found, whole.apply(variables, ids, MASK, train, rngs=rngs)
 
-    both = partial(quickly_compiled(both, static_argnums=1), variables)
+    both = partial(jax.jit(both, static_argnums=1), variables)
     (found, expected), (trained, expected_trained) = both(False), both(True)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(trained, expected_trained)

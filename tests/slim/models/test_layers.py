@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from slim.models.layers import BatchNorm, LayerNorm, conv
+from slim.models.layers import BatchNorm, LayerNorm, RMSNorm, conv
 from slim.models.mobilenet_v3 import hard_swish
 from slim.models.resnet import CifarResNet, padded_shortcut
 from slim.models.vit import Attention, ViT
@@ -22,6 +22,7 @@ def test_norms_are_flaxs_with_the_casts_written_out(dtype):
             nn.BatchNorm(use_running_average=False, dtype=dtype),
         ),
         (LayerNorm(), nn.LayerNorm(dtype=dtype)),
+        (RMSNorm(), nn.RMSNorm(dtype=dtype)),
     ):
         y, variables = ours.init_with_output(jax.random.key(1), x)
         with jax.numpy_dtype_promotion("standard"):

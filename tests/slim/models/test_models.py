@@ -1,6 +1,6 @@
 """The contract that every model of images keeps, and the papers' numbers of parameters."""
 
-from functools import cache, partial
+from functools import cache
 from math import prod
 
 import chex
@@ -141,9 +141,6 @@ SMALL = {
 }
 
 
-quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def random_problem(model):
     """Images of odd sides, where every stride meets a remainder, and variables of order one."""
     _, abstract = shapes(model, (15, 25, 2))
@@ -164,7 +161,7 @@ def test_a_training_step_moves_every_parameter_and_statistic(model):
     images, variables = random_problem(model)
     statistics = variables.get("batch_stats", {})
 
-    @quickly_compiled
+    @jax.jit
     def gradient(params):
         def loss(params):
             logits, updates = model.apply(
@@ -192,7 +189,7 @@ def test_bfloat16_logits_are_near_float32_logits(name):
     model = SMALL[name]
     images, variables = random_problem(model)
     exact, rounded = (
-        quickly_compiled(lambda v, model=m: model.apply(v, images, train=False))(variables)
+        jax.jit(lambda v, model=m: model.apply(v, images, train=False))(variables)
         for m in (model, model.clone(dtype=jnp.bfloat16))
     )
     assert np.any(exact != rounded)

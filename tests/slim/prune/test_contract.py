@@ -29,7 +29,6 @@ from slim.prune import (
 )
 from slim.prune.evidence import Leaf
 from slim.prune.sensitivity import Point
-from tests.slim.graph.exactness import compiled
 
 # A quarter of either axis, one device's share, is tiled by every block and M in the table.
 SHAPES = {"conv": (3, 3, 64, 32), "dense": (64, 64)}
@@ -64,7 +63,7 @@ def weight_scores(score, given):
 
 def compiled_once(fn):
     """`jit` of a function that must not be traced for a second time."""
-    jitted = compiled(fn)
+    jitted = jax.jit(fn)
 
     def call(*args):
         result = jitted(*args)
@@ -143,7 +142,7 @@ def test_scores_of_weights(score):
         chex.assert_trees_all_close(again, weight_scores(score, evidence(seed)), rtol=2e-5)
     abstract = jax.eval_shape(lambda e: weight_scores(score, e), given)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, scores)
-    over_mesh = compiled(lambda e: weight_scores(score, e))(sharded(given))
+    over_mesh = jax.jit(lambda e: weight_scores(score, e))(sharded(given))
     chex.assert_trees_all_close(over_mesh, scores, rtol=2e-5)
     assert_sharded(over_mesh)
     # Half-precision weights are scored in float32.
@@ -241,7 +240,7 @@ def check_masks(masks, distribution, structure):
         assert not any((fewer[path] & ~more[path]).any() for path in SHAPES)
     abstract = jax.eval_shape(masks, given, jnp.float32(0.5))
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, found[0])
-    over_mesh = compiled(masks)(sharded(given), KEEPS[0])
+    over_mesh = jax.jit(masks)(sharded(given), KEEPS[0])
     chex.assert_trees_all_equal(over_mesh, found[0])
     assert_sharded(over_mesh)
 

@@ -9,7 +9,7 @@ import pytest
 from slim import paths
 from slim.graph import cost, groups, make_plan, mask, replay, shrink, trace
 from slim.models.bert import BertConfig, SequenceClassification
-from slim.prune import DepthPlan, drop_blocks, drop_params, residual_blocks
+from slim.prune import drop_blocks, drop_params, residual_blocks
 
 X = jax.random.normal(jax.random.key(0), (5, 6))
 
@@ -141,26 +141,6 @@ def test_optimizer_states_lose_the_same_leaves():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="'params/block3/down'; nearest: params/block"):
         drop_blocks(GRAPH, ["params/block3/down"])
-
-
-def test_json_restores_the_plan():
-    plan = DepthPlan(tuple(BLOCKS.values()))
-    assert DepthPlan.from_json(plan.to_json()) == plan
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not a depth plan"),
-        ("[]", "not a depth plan"),
-        ('{"kind": "depth", "version": 1}', "not a depth plan: KeyError.'blocks'."),
-        ('{"kind": "depth", "version": 2, "blocks": []}', "version 2; this reads 'depth' and 1"),
-        ('{"kind": "width", "version": 1, "blocks": []}', "kind 'width' and version 1"),
-    ],
-)
-def test_corrupt_plans_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        DepthPlan.from_json(text)
 
 
 def test_a_layer_that_normalizes_last_goes_with_its_norms() -> None:

@@ -79,11 +79,6 @@ def test_a_width_that_is_slower_and_narrower_is_never_chosen():
 def test_json_round_trip():
     table = measure_latency(GRAPH, SIZES, seconds)
     assert LatencyTable.from_json(table.to_json()) == table
-    for text in ("{", "[]", '{"version": 1, "baseline": 1, "seconds": {"a": {"x": 1}}}'):
-        with pytest.raises(ValueError, match="not a latency table"):
-            LatencyTable.from_json(text)
-    with pytest.raises(ValueError, match="version 2"):
-        LatencyTable.from_json('{"version": 2, "baseline": 1, "seconds": {}}')
 
 
 def test_what_cannot_be_is_refused():

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slim import paths
 from slim.graph import trace
-from slim.quant import Activations, Option, Policy, Rule, Weights, assign, calibrate
+from slim.quant import Activations, Option, Policy, Rule, Weights, assign, calibrate, store
+from slim.quant.stored import SITES
 
 CLASSES = 5
 FORMATS = ("int4", "int8")
@@ -64,3 +66,12 @@ def searched(case, activations=ACTIVATIONS, granularity="channel", symmetric=Tru
         sites = assign(graph, Policy((Rule("*", weights, activations),), edges=None))
         options[format] = Option(sites, calibrate(graph, sites, params, [(x,)]))
     return graph, params, x, options
+
+
+def stored_bytes(quantized):
+    """Of each site's weights, as they are stored: packed values, scales and zero points."""
+    stored = paths.flatten(store(quantized)[SITES])
+    return {
+        name: sum(a.nbytes for path, a in stored.items() if path.startswith(f"{name}/weights/"))
+        for name in quantized.sites
+    }

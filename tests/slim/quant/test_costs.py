@@ -7,16 +7,10 @@ import pytest
 from slim import models
 from slim.graph import cost, equation, sites, trace
 from slim.quant import COSTS, Activations, Policy, Rule, Weights, assign, calibrate, convert
-from slim.quant.numerics import pack_qtensor
-from tests.slim.quant.searched import CASES, searched
+from tests.slim.quant.searched import CASES, searched, stored_bytes
 
 FLOAT = Policy((), edges=None, products=None)
 INT8 = Policy((Rule("*"),), products=Activations())
-
-
-def stored(q):
-    packed = pack_qtensor(q)
-    return sum(packed[name].nbytes for name in ("values", "scale", "zero_point") if name in packed)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -25,7 +19,7 @@ def test_bytes_are_those_of_the_packed_arrays(case, granularity, symmetric):
     graph, params, _, options = searched(case, None, granularity, symmetric)
     for given, scales in options.values():
         small = convert(graph, given, params, scales)
-        expected = {name: stored(each["weights"]) for name, each in small.sites.items()}
+        expected = stored_bytes(small)
         assert COSTS["bytes"](graph, given) == expected
         assert expected == {n: each["weights"].nbytes for n, each in small.sites.items()}
 
@@ -36,7 +30,7 @@ def test_values_that_do_not_fill_their_last_byte(format):
     graph = trace(lambda p, x: jnp.einsum("eb,ebo->eo", x, p["w"]), params, jnp.ones((3, 3)))
     given = assign(graph, Policy((Rule("*", Weights(format), None),), edges=None))
     small = convert(graph, given, params, calibrate(graph, given, params))
-    assert COSTS["bytes"](graph, given) == {"w": stored(small.sites["w"]["weights"])}
+    assert COSTS["bytes"](graph, given) == stored_bytes(small)
 
 
 def test_bytes_of_floats_are_the_parameters():

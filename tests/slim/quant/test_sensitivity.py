@@ -24,8 +24,7 @@ from slim.quant import (
     simulate,
     weight_scales,
 )
-from slim.quant.numerics import pack_qtensor
-from tests.slim.quant.searched import CASES, CLASSES, normal, searched
+from tests.slim.quant.searched import CASES, CLASSES, normal, searched, stored_bytes
 
 
 def scales_of(options):
@@ -166,14 +165,7 @@ def test_a_mixed_model_meets_its_budget_in_packed_bytes(case, symmetric):
     assert set(best.formats.values()) == {"int4", "int8"}
     sites, scales = mix(options, best.formats)
     small = convert(graph, sites, params, scales)
-    arrays = [pack_qtensor(each["weights"]) for each in small.sites.values()]
-    nbytes = sum(
-        each[name].nbytes
-        for each in arrays
-        for name in ("values", "scale", "zero_point")
-        if name in each
-    )
-    assert nbytes == best.cost <= budget
+    assert sum(stored_bytes(small).values()) == best.cost <= budget
     # The choice that was searched for is the model that was made.
     choice = {
         name: np.int32(1 + list(options).index(option)) for name, option in best.formats.items()
@@ -228,9 +220,5 @@ def test_bad_requests_are_refused():
         measure_sites(graph, params, {"int8": Option({}, {})}, [(x,)])
     with pytest.raises(ValueError, match="batches is empty"):
         measure_sites(graph, params, options, [])
-    with pytest.raises(ValueError, match="version 2; this reads 1"):
-        Effects.from_json(effects.to_json().replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match="not effects"):
-        Effects.from_json("[]")
     with pytest.raises(ValueError, match="no site is named 'heat'; nearest: head"):
         choose(graph, options)(params, scales_of(options), {"heat": 1}, x)

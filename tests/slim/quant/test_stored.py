@@ -92,17 +92,3 @@ def test_another_model_is_refused():
     other = trace(lambda p, x: x @ p["frist"]["kernel"], {"frist": {"kernel": X.T}}, X)
     with pytest.raises(ValueError, match="no site 'first/kernel'; nearest: frist/kernel"):
         Quantization.of(sites, store(whole)).on(other)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not a quantization"),
-        ("[]", "not a quantization"),
-        ('{"kind": "depth", "version": 1, "specs": {}, "arrays": {}}', "is of kind 'depth'"),
-        ('{"kind": "quantization", "version": 9, "specs": {}, "arrays": {}}', "version 9"),
-    ],
-)
-def test_other_json_is_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        Quantization.from_json(text)
