@@ -23,6 +23,7 @@ test-slow: .venv/installed-dev
 	$(DEFAULTS) $(BIN)/python -m pytest -m slow --ignore=tests/slim/graph
 
 lint: .venv/installed-dev
+	$(BIN)/shellcheck --external-sources launch/*.sh launch/*.sbatch
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

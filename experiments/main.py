@@ -18,15 +18,14 @@ from typing import Any
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
 
-from experiments import dry_run, platform, recipe, report, runner, workdir
+from experiments import command, dry_run, platform, recipe, report, runner, workdir
 from experiments.data import sets
 from experiments.divergence import Diverged
 from experiments.measure import Measures
 from experiments.preemption import Preempted, Preemption
 from experiments.recipe import Recipe
-from experiments.schema import ConfigError, unknown_name
+from experiments.schema import ConfigError
 
 EXIT_CODES: dict[type[Exception], int] = {
     ConfigError: 2,
@@ -36,7 +35,6 @@ EXIT_CODES: dict[type[Exception], int] = {
     Preempted: 75,
 }
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; the same one goes on.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would run and what it takes, and stop.")
 _SWEEP = flags.DEFINE_bool("sweep", False, "Run all recipes that the config's sweep() yields.")
@@ -58,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 def _main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise ConfigError(f"{argv[1]!r} is not a flag: write --name=value")
-    config = _config()
+    config = command.config()
     absl_logging.set_verbosity(absl_logging.WARNING)  # libraries
     logging.getLogger("slim").setLevel(logging.INFO)
     platform.configure()
@@ -84,24 +82,11 @@ def _main(argv: Sequence[str]) -> None:
             _run_one(recipes[""], directory, directory, preemption)
 
 
-def _config() -> ConfigDict:
-    if not flags.FLAGS["config"].present:
-        raise ConfigError("--config is missing: name a file of configs/")
-    if not _config_file().is_file():
-        raise ConfigError(f"--config={_config_file()}: no such file")
-    return _CONFIG.value
-
-
-def _config_file() -> Path:
-    # Without the arguments that follow a colon.
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
-
-
 def _overrides() -> dict[str, dict[str, Any]]:
     """What each recipe of this run changes in the config, by key; nothing, outside a sweep."""
     if not _SWEEP.value:
         return {"": {}}
-    return recipe.sweep_of(_config_file())
+    return recipe.sweep_of(command.config_file())
 
 
 def _run_one(
@@ -155,34 +140,5 @@ def _command() -> str:
     return shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Reads the flags; a config that refuses its arguments or overrides is a line, not a trace."""
-    try:
-        return flags.FLAGS(list(argv))
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        # What a config file refuses comes wrapped in the trace of how the file was loaded.
-        reason = str(error).rpartition("ConfigError: ")[2].strip()
-        print(f"error: {_unknown_override(argv) or reason}", file=sys.stderr)
-        sys.exit(EXIT_CODES[ConfigError])
-
-
-def _unknown_override(argv: Sequence[str]) -> ConfigError | None:
-    """The first `--config.a.b=value` that names no field of the config."""
-    files = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
-    names = [a.removeprefix("--config.").partition("=")[0] for a in argv if "--config." in a]
-    if not files or not names:
-        return None
-    config = recipe.load(files[-1])
-    for name in names:
-        section, place = config, "config"
-        for part in name.split("."):
-            if not isinstance(section, ConfigDict):
-                break
-            if part not in section:
-                return unknown_name(place, part, section)
-            section, place = section[part], f"{place}.{part}"
-    return None
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=command.parse)

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -102,8 +103,20 @@ def run(
     return made
 
 
-def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> Context:
-    """What all stages of a recipe share; name, directory and cache are the run's."""
+def shared_context(
+    recipe: Recipe,
+    dataset: Dataset,
+    preemption: Preemption,
+    devices: Sequence[jax.Device] | None = None,
+) -> Context:
+    """What all stages of a recipe share; name, directory and cache are the run's.
+
+    Args:
+        recipe: what to run.
+        dataset: on which.
+        preemption: whether to stop early.
+        devices: those of the mesh; None: all.
+    """
     settings = recipe.settings
     precision = PRECISIONS[settings.precision]
     return Context(
@@ -114,7 +127,7 @@ def shared_context(recipe: Recipe, dataset: Dataset, preemption: Preemption) -> 
         data=settings.data,
         dataset=dataset,
         precision=precision,
-        mesh=meshes.build(settings.mesh),
+        mesh=meshes.build(settings.mesh, devices),
         layout=settings.mesh,
         run=settings.run,
         preemption=preemption,

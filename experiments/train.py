@@ -206,32 +206,14 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
         Preempted: SIGTERM came; the state is saved.
         OSError: a checkpoint or a log could not be written; the last complete one is intact.
     """
-    optimizer = job.optimizer
-    fresh = train_step.start(
-        variables,
-        optimizer,
-        seed=job.seed,
-        initial_scale=job.precision.initial_scale,
-        ema=job.config.ema > 0,
-    )
+    fresh = start(job, variables)
     shardings = state_shardings(fresh, job)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         fresh,
         shardings,
     )
-    step = jax.jit(
-        train_step.make_step(
-            job.minimized,
-            optimizer,
-            job.rate,
-            job.config,
-            job.augment,
-            give_gradients=job.run.histogram_epochs > 0,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
+    step = compiled_step(job, shardings)
     directory = job.directory / "checkpoints"
     with Checkpointer(directory, job.run.keep_checkpoints) as checkpointer:
         rollbacks, again = 0, False
@@ -267,6 +249,30 @@ def fit(job: Job, variables: Variables, preemption: Preemption) -> Outcome:
                 state = best.state
             break
     return Outcome(train_step.result(state), state.opt_state, steps, progress.seconds)
+
+
+def start(job: Job, variables: Variables) -> TrainState:
+    """The state before the first step."""
+    return train_step.start(
+        variables,
+        job.optimizer,
+        seed=job.seed,
+        initial_scale=job.precision.initial_scale,
+        ema=job.config.ema > 0,
+    )
+
+
+def compiled_step(job: Job, shardings: PyTree) -> jax.stages.Wrapped:
+    """The step as the loop runs it: (state, batch, constants) -> (state, metrics), jitted."""
+    step = train_step.make_step(
+        job.minimized,
+        job.optimizer,
+        job.rate,
+        job.config,
+        job.augment,
+        give_gradients=job.run.histogram_epochs > 0,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def state_shardings(state: TrainState, job: Job) -> PyTree:

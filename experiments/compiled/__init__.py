@@ -1,0 +1,6 @@
+"""The train step of a recipe, compiled for a pod that is not there, and what it would take.
+
+topology  the devices of a TPU topology, from libtpu, without any TPU
+step      the step as `experiments.train.fit` runs it, from shapes alone
+report    memory, exchanges, operations and the least time, as a table and as JSON
+"""
