@@ -11,7 +11,7 @@ from experiments import mesh as meshes
 from experiments import runner, train
 from experiments.data import sets
 from experiments.data.dataset import Dataset
-from experiments.data.info import LANGUAGE, DataInfo
+from experiments.data.info import DataInfo
 from experiments.preemption import Preemption
 from experiments.recipe import PlannedStage, Recipe
 from experiments.schema import ConfigError, unknown_name
@@ -108,10 +108,9 @@ def make(recipe: Recipe, stage: PlannedStage, devices: Sequence[jax.Device]) -> 
 
 def _batch(dataset: Dataset, place: jax.sharding.Sharding) -> PyTree:
     info, rows = dataset.info, dataset.batch_size
-    label = info.input_shape if info.modality == LANGUAGE else ()
     shapes = {
         "input": ((rows, *info.input_shape), info.modality.stored),
-        "label": ((rows, *label), np.int32),
+        "label": ((rows,), np.int32),
         "index": ((rows,), np.int32),
     }
     return {

@@ -5,4 +5,8 @@ attacks          FGSM and PGD adversarial images
 corruptions      noise, blur, contrast and pixelate at five severities
 size             parameters, non-zero parameters, bytes
 compiled         XLA's FLOPs and memory of a compiled program
+hlo              XLA's text of a compiled program, and how often its parts run
+collectives      what devices send each other in one: kind, bytes, groups
+traffic          what one reads and writes in main memory
+roofline         the least time of a step on a TPU
 """
