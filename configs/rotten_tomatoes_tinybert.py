@@ -18,8 +18,9 @@ MiniLM was published without such a model's head: the third command trains one o
 sentences. Neighbours of words of several tokens are those in its token embeddings (the paper:
 GloVe's). No label is looked at.
 
-Not yet run in full. By estimate the copies take half an hour on 2 cores, once, and a student four
-times as long as in `rotten_tomatoes_distill`. Arguments: `layers=2` for the smaller student, and
+On 2 cores the copies and the student of three layers took 22 minutes together, and reach 82.46%
+(one seed; the teacher 83.77%): no more than the shorter way of `rotten_tomatoes_distill`, whose
+spread over seeds is 0.6 points. Arguments: `layers=2` for the smaller student, and
 `smoke`, for a run of three minutes on a few dozen sentences.
 
 Jiao et al., TinyBERT, 2020, https://arxiv.org/abs/1909.10351.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -82,7 +83,7 @@ def run(
         directories = {**context.directories, planned.kind: directory}
         context = dataclasses.replace(context, directories=directories)
         rows |= {row.name: row for row in finished.measures()}
-        entries.append(_entry(planned, keys[planned.name], reused, finished, workdir))
+        entries.append(_entry(planned, keys[planned.name], reused, finished, pages))
         shown |= _shown(planned.name, directory)
     if jax.process_index() != 0 or not rows:
         return None
@@ -153,18 +154,18 @@ def _run(planned: PlannedStage, context: Context, model: Model | None, finished:
 
 
 def _entry(
-    planned: PlannedStage, key: str, reused: bool, finished: Finished, workdir: Path
+    planned: PlannedStage, key: str, reused: bool, finished: Finished, pages: Path
 ) -> report.Stage:
     """A stage in the report, its measures and kernels still to come."""
     metrics = finished.directory / METRICS
-    has_model = finished.has_model()
+    model = os.path.relpath(finished.directory / "model", pages)
     return report.Stage(
         name=planned.name,
         kind=planned.kind,
         key=key,
         reused=reused,
         seconds=finished.seconds(),
-        checkpoint=str((finished.directory / "model").relative_to(workdir)) if has_model else None,
+        checkpoint=model if finished.has_model() else None,
         measures=None,
         curves=report.curves(jsonl.read(metrics), planned.name) if metrics.exists() else {},
     )

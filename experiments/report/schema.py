@@ -88,7 +88,7 @@ class Stage(Section):
     seconds: float
     """How long the stage took when it ran."""
     checkpoint: RelativePath | None
-    """Relative to the run's directory."""
+    """Relative to the report's directory."""
     measures: Row | None
     """None where the stage left no new model."""
     curves: dict[str, Curve] = Field(default_factory=dict)

@@ -105,7 +105,11 @@ def test_a_sweep_ends_in_one_table_and_trains_a_seed_of_its_baseline_once(tmp_pa
     page = (tmp_path / "run" / "sweep.md").read_text()
     for directory in ("keep_0.1", "keep_0.5_s0", "keep_0.5_s1"):
         assert f"({directory}/report.md)" in page
-        assert (tmp_path / "run" / directory / "report.md").exists()
+        pages = tmp_path / "run" / directory
+        assert (pages / "report.md").exists()
+        found = [stage.checkpoint for stage in report.read(pages / "report.json").stages]
+        assert found[0]
+        assert all((pages / path).exists() for path in found if path)
 
 
 def _top1(table, name):
