@@ -1,4 +1,4 @@
-"""What makes a network smaller than its config says: cuts of its widths, its depth and its bits.
+"""What makes a network smaller than its config says: cuts of widths, depth, experts and bits.
 
 Each kind knows how variables, and functions of them, change; a network that was cut several times
 is its functions cut by each in turn.
@@ -15,19 +15,22 @@ from slim.dynamic import ExitPlan, NestedPlan
 from slim.dynamic.exit_plan import with_fresh, without_exits
 from slim.dynamic.nested_plan import without_own
 from slim.graph import Folding, Graph, Plan
+from slim.models.deepseek.compress import ExpertPlan
 from slim.paths import without_none
 from slim.prune import DepthPlan, drop_blocks, drop_params
 from slim.quant import Quantization, execute, restore
 
 PyTree = Any
 
-Cut = Plan | DepthPlan | Folding | Quantization | ExitPlan | NestedPlan
-"""Channels, heads and hidden units; whole residual blocks; norms, folded into the products before
-them; floats, after which nothing else can be cut; and what makes it smaller for some inputs, its
-exits, or at some times, its narrower variants, after which nothing can be cut either."""
+Cut = Plan | DepthPlan | ExpertPlan | Folding | Quantization | ExitPlan | NestedPlan
+"""Channels, heads and hidden units; whole residual blocks; experts, which go out of the module
+(`Network.shrunk`); norms, folded into the products before them; floats, after which nothing else
+can be cut; and what makes it smaller for some inputs, its exits, or at some times, its narrower
+variants, after which nothing can be cut either."""
 
 KINDS: Mapping[str, Callable[[str], Cut]] = {
-    kind.KIND: kind.from_json for kind in (DepthPlan, Folding, Quantization, ExitPlan, NestedPlan)
+    kind.KIND: kind.from_json
+    for kind in (DepthPlan, ExpertPlan, Folding, Quantization, ExitPlan, NestedPlan)
 }
 
 
@@ -47,8 +50,10 @@ def apply(cut: Cut, variables: PyTree, before: Callable[[], Graph]) -> PyTree:
         before: gives that network's graph.
 
     Raises:
-        ValueError: of a quantization, which takes calibration.
+        ValueError: of a quantization, which takes calibration, or of experts.
     """
+    if isinstance(cut, ExpertPlan):
+        raise _in_module()
     if isinstance(cut, Quantization):
         raise ValueError("a quantized network's variables follow from its calibration alone")
     if isinstance(cut, ExitPlan):
@@ -69,8 +74,10 @@ def replay(traced: Graph, cut: Cut, *, integers: bool = True) -> Callable[..., A
         integers: where it is quantized, whether products are of integers; else the same in floats.
 
     Raises:
-        ValueError: the cut is of another model.
+        ValueError: the cut is of another model, or of experts.
     """
+    if isinstance(cut, ExpertPlan):
+        raise _in_module()
     if isinstance(cut, Plan):
         return graph.replay(traced, cut)
     if isinstance(cut, Folding):
@@ -94,3 +101,7 @@ def from_json(text: str) -> Cut:
         ValueError: it is none.
     """
     return KINDS.get(json.loads(text).get("kind"), Plan.from_json)(text)
+
+
+def _in_module() -> ValueError:
+    return ValueError("experts go out of the module itself: see Network.shrunk")

@@ -5,13 +5,12 @@ import json
 import jax
 import jax.numpy as jnp
 
+from experiments import build, network, optimizers, train_step
 from experiments import mesh as meshes
-from experiments import network, train_step
 from experiments.data import sets
 from experiments.data.config import DataConfig
 from experiments.data.info import DataInfo
 from experiments.network import Network, Variables
-from experiments.optimizers import build, learning_rate
 from experiments.precision import PRECISIONS, cast
 from experiments.recipe import PlannedStage, Recipe
 from experiments.report.quantities import count, size
@@ -23,6 +22,8 @@ from experiments.stages.quantize_config import QuantizeConfig
 from experiments.stages.shrink import ShrinkConfig
 from experiments.train import TrainConfig
 from slim import graph, paths
+from slim.models.deepseek import count as decoder
+from slim.models.language import LanguageModel
 from slim.prune import full_masks, keep_masks
 from slim.quant import assign, explain_sites
 
@@ -35,7 +36,7 @@ def check_model(recipe: Recipe, info: DataInfo) -> Network:
             quantization rules match none of its sites.
     """
     settings = recipe.settings
-    net = network.build(settings.model, info, PRECISIONS[settings.precision])
+    net = build.network(settings.model, info, PRECISIONS[settings.precision])
     try:
         variables = net.abstract()
     except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -61,27 +62,52 @@ def describe(recipe: Recipe) -> str:
     settings = recipe.settings
     info = sets.info(settings.data)
     net = check_model(recipe, info)
-    variables = net.abstract()
-    traced = net.graph()
-    cost, noun = graph.cost(traced), info.modality.noun
+    noun = info.modality.noun
     lines = [
         json.dumps(recipe.as_dict(), indent=2),
         "",
         f"data        {info.num_train} training and {info.num_eval} evaluation {noun}s of shape "
         f"{info.input_shape}, {info.num_classes} classes; {info.origin}",
-        f"parameters  {network.count(variables['params'])} "
-        f"({size(cost.param_bytes)} with all other variables)",
-        f"{f'one {noun}':<11} {count(cost.macs)} MACs, {count(cost.flops)} FLOPs",
     ]
+    if net.language is not None:
+        lines += _decoder(net.language, info.input_shape[0])
+    else:
+        cost = graph.cost(net.graph())
+        lines += [
+            f"parameters  {network.count(net.abstract()['params'])} "
+            f"({size(cost.param_bytes)} with all other variables)",
+            f"{f'one {noun}':<11} {count(cost.macs)} MACs, {count(cost.flops)} FLOPs",
+        ]
     if any(isinstance(stage.config, ShrinkConfig) for stage in recipe.stages):
-        lines += _groups(traced)
+        lines += _groups(net.graph())
     for stage in recipe.stages:
         if isinstance(stage.config, QuantizeConfig):
-            lines += _sites(stage.name, stage.config, traced)
+            lines += _sites(stage.name, stage.config, net.graph())
         if isinstance(stage.config, TrainConfig) and stage.config.epochs:
             data, of_data = _data(stage, settings.data, info)
             lines.append(_training(recipe, stage, stage.config, net, data, of_data))
     return "\n".join(lines)
+
+
+def _decoder(model: LanguageModel, length: int) -> list[str]:
+    """What a decoder has, and what a token takes, by its shapes alone; see `deepseek.count`."""
+    config = model.config
+    counted = decoder.parameters(config)
+    forward = decoder.flops(config, length / 2)
+    decoded = decoder.decode_flops(config, length)
+    held = jnp.dtype(model.dtype).itemsize
+    cache = decoder.cache_bytes(config, held)
+    whole = decoder.full_cache_bytes(config, held)
+    kind = jnp.dtype(model.dtype).name
+    ahead = f", and {counted.ahead:,} more that predict further ahead" if counted.ahead else ""
+    biases = f", {counted.biases:,} of them routers' biases" if counted.biases else ""
+    return [
+        f"parameters  {counted.total:,}{biases}{ahead}",
+        f"active      {counted.active:,} for a token, embedding and head included",
+        f"one token   {count(forward)} FLOPs in a text of {length} tokens, {count(3 * forward)} in "
+        f"training; {count(decoded)} where it is decoded after them",
+        f"cache       {cache:,} bytes a token in {kind}; with all heads' keys and values {whole:,}",
+    ]
 
 
 def _data(stage: PlannedStage, data: DataConfig, info: DataInfo) -> tuple[DataConfig, DataInfo]:
@@ -128,7 +154,7 @@ def _training(
     settings = recipe.settings
     per_epoch = info.num_train / data.batch_size
     steps = max(1, round(config.epochs * per_epoch))
-    optimizer = build(config, learning_rate(config, steps, round(per_epoch)))
+    optimizer = optimizers.build(config, optimizers.learning_rate(config, steps, round(per_epoch)))
     variables = net.abstract()
 
     def start(v: Variables) -> train_step.TrainState:
@@ -144,12 +170,14 @@ def _training(
     held = meshes.bytes_per_device(state, shardings)
     gradients = jax.eval_shape(lambda p: cast(p, jnp.float32), state.params)
     held += meshes.bytes_per_device(gradients, shardings.params)
-    rows = data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate)
+    told = f"{stage.name:<11} {steps} steps; per device {size(held)} of state and gradients"
+    if net.language is not None:  # what a step takes besides, `launch/compile.py` says
+        return told
+    rows = data.batch_size // (meshes.batch_parts(mesh.devices.shape) * config.accumulate)
     inputs = jax.eval_shape(lambda: net.sample(rows))
     key = jax.eval_shape(lambda: jax.random.key(0))
     passed = graph.cost(graph.trace(lambda v, i, k: net.train(v, i, k), variables, inputs, key))
     return (
-        f"{stage.name:<11} {steps} steps; per device {size(held)} of state and gradients, and at "
-        f"most {size(passed.activation_bytes)} of activations for {rows} {info.modality.noun}s at "
-        "a time"
+        f"{told}, and at most {size(passed.activation_bytes)} of activations for {rows} "
+        f"{info.modality.noun}s at a time"
     )

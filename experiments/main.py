@@ -38,6 +38,7 @@ EXIT_CODES: dict[type[Exception], int] = {
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; the same one goes on.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would run and what it takes, and stop.")
 _SWEEP = flags.DEFINE_bool("sweep", False, "Run all recipes that the config's sweep() yields.")
+_ONLY = flags.DEFINE_string("only", None, "Run this stage alone, on what --workdir has of others.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Address of process 0, of several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is.")
@@ -62,6 +63,8 @@ def _main(argv: Sequence[str]) -> None:
     platform.configure()
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if _ONLY.value is not None:
+        config = recipe.with_stage(config, _ONLY.value)
     overrides = _overrides()
     recipes = {
         name: recipe.resolve(recipe.overridden(config, changes), jax.device_count())
@@ -92,7 +95,9 @@ def _overrides() -> dict[str, dict[str, Any]]:
 def _run_one(
     made: Recipe, directory: Path, pages: Path, preemption: Preemption
 ) -> report.Report | None:
-    result = runner.run(made, directory, preemption, command=_command(), pages=pages)
+    result = runner.run(
+        made, directory, preemption, command=_command(), pages=pages, only=_ONLY.value
+    )
     if result is not None:
         print(report.table(result))
         print(f"\nreport: {pages / 'report.md'}")

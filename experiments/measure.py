@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -20,20 +20,22 @@ import pydantic
 from jax.experimental import multihost_utils
 from pydantic import Field
 
+from experiments.conditions import changes
+from experiments.data.info import IMAGE, LANGUAGE, Modality
+from experiments.evaluation import Scoring, Sums, scoring
+from experiments.language import Loads, load_scores, of_whole
 from experiments.network import prepare
 from experiments.schema import Schema, one_of
 from experiments.timing import Latency, in_turn
 from slim import graph
 from slim.measure import classification, compiled, size
-from slim.measure.attacks import ATTACKS, Attack, pgd
-from slim.measure.classification import Confusion
-from slim.measure.corruptions import CORRUPTIONS, Corruption
+from slim.measure.attacks import ATTACKS
+from slim.measure.corruptions import CORRUPTIONS
 
 PyTree = Any
 Batch = Mapping[str, Any]
 Predict = Callable[[PyTree, jax.Array], jax.Array]
-Condition = Callable[[PyTree, jax.Array, jax.Array, jax.Array], jax.Array]
-"""`(variables, key, images, labels) -> images` changed."""
+Observe = Callable[[PyTree, jax.Array], tuple[jax.Array, Loads]]
 
 _prepare = jax.jit(prepare)
 
@@ -61,6 +63,11 @@ class EvaluateConfig(Schema):
     """Severity of every corruption."""
 
 
+def _unknown() -> Any:
+    """NaN, and then not in reports: what is not measured, or was not when they were made."""
+    return Field(default_factory=lambda: math.nan, exclude_if=math.isnan)
+
+
 class Measures(Schema):
     """One model's row of `report.json`: the units are in the names, shares are from 0 to 1."""
 
@@ -69,28 +76,47 @@ class Measures(Schema):
     name: str
     """The model's name: that of the stage that made it."""
     samples: int
-    """Examples that loss, top1, macro_f1, ece and agreement are of."""
+    """Examples, of language tokens, that loss, top1, macro_f1, ece and agreement are of."""
     loss: float
     """Mean cross-entropy in nats, without label smoothing."""
     top1: float
-    """Share of examples whose label got the largest logit."""
-    macro_f1: float
-    """Mean F1 of the classes that occur among labels or predictions."""
-    ece: float
-    """Expected calibration error over 15 equal bins of confidence."""
+    """Share of examples, of language of tokens, whose label got the largest logit."""
+    macro_f1: float = _unknown()
+    """Mean F1 of the classes that occur among labels or predictions; not of language."""
+    ece: float = _unknown()
+    """Expected calibration error over 15 equal bins of confidence; not of language."""
+    perplexity: float = _unknown()
+    """Of language: exp(loss)."""
+    bits_per_byte: float = _unknown()
+    """Of language: the loss in bits per byte of text, which no choice of tokens changes."""
+    max_violation: float = _unknown()
+    """Of experts: how far the fullest one's load over the whole evaluation set, as far as it fills
+    batches, is above the mean, max / mean - 1; a mean over layers."""
+    max_violation_worst: float = _unknown()
+    """The same in the layer where it is largest."""
+    load_entropy: float = _unknown()
+    """Of experts: the entropy of their shares of the load over its greatest value, 1 in balance; a
+    mean over layers."""
+    dropped_share: float = _unknown()
+    """Of experts: the share of a token's choices that were not computed; a mean over layers."""
     agreement: float = Field(default_factory=lambda: math.nan)
     """Share of the examples that get the same label as from the first model, right or wrong; NaN in
     reports of before it was measured."""
     parameters: int
     """Entries of `variables["params"]`, and of the weights that are integers."""
+    active_parameters: float = _unknown()
+    """Of language: those that one token meets, of experts the ones it goes to; the modules that
+    predict further ahead left out, as they are for training alone."""
     nonzero_parameters: int
     """Those that are not 0."""
     size_bytes: int
     """Bytes of all variables, statistics and scales too, as a file holds them; zeros count."""
     macs: int
-    """Multiply-accumulates of the contractions for one example, padding included (analytic)."""
+    """Multiply-accumulates of the contractions for one example, padding included (analytic); of
+    language those of the experts that its tokens go to."""
     flops: int
-    """Floating-point operations for one example, padding excluded (analytic, `slim.graph.cost`)."""
+    """Floating-point operations for one example, padding excluded (analytic, `slim.graph.cost`); of
+    language those of matrix products (`slim.models.deepseek.count`)."""
     xla_flops: float
     """XLA's own count for one example: what the compiled batch-1 program has left of them."""
     batch_size: int
@@ -110,7 +136,7 @@ class Measures(Schema):
     peak_memory_bytes: int
     """Arguments (variables and inputs), results and temporaries of the call at `batch_size`."""
     robustness_images: int
-    """Examples that `robustness` is of."""
+    """Examples that `robustness` is of; 0 of language."""
     robustness: dict[str, float]
     """Top-1 on them by condition: `clean`, `fgsm@8/255` (epsilon), `contrast@3` (severity) ..."""
 
@@ -128,14 +154,23 @@ class Measured:
         variables: what `predict` reads: `params`, and whatever else (`batch_stats`), on the devices
             that `put` places batches on.
         differentiable: as `predict`, for attacks, which need gradients; None: `predict` has them.
+        alone: as `predict`, for one device, if that is laid out over several.
         weights: what parameters are counted in; None: `variables["params"]`.
+        observe: `predict` that gives how busy experts are too; None where there are none.
+        active_parameters: see `Measures`.
+        products: multiply-accumulates for one example, where its program, which pads, says too
+            much; None: as the program has them.
     """
 
     name: str
     predict: Predict
     variables: PyTree
     differentiable: Predict | None = None
+    alone: Predict | None = None
     weights: PyTree | None = None
+    observe: Observe | None = None
+    active_parameters: float = math.nan
+    products: int | None = None
 
 
 def measure(
@@ -144,16 +179,20 @@ def measure(
     config: EvaluateConfig,
     *,
     put: Callable[[Batch], Batch] = jax.device_put,
+    modality: Modality = IMAGE,
+    bytes_per_token: float = math.nan,
 ) -> list[Measures]:
     """The rows of all models, in order; the first is the baseline of the latency ratios.
 
     Args:
         models: at least one.
         batches: the evaluation set, read once: `input` uint8 `(batch, height, width, channels)` or
-            int32 `(batch, length)`, `label` int32 `(batch,)`, `weight` float32 `(batch,)`, 0 for
-            rows that only pad.
+            int32 `(batch, length)`, `label` int32 `(batch,)`, of language `(batch, length)`,
+            `weight` float32 `(batch,)`, 0 for rows that only pad.
         config: see `EvaluateConfig`.
         put: places a batch where the variables are: on the mesh, sharded over `batch`.
+        modality: what examples are.
+        bytes_per_token: of the text, if it is language.
 
     Raises:
         ValueError: no models, two of one name, or no example that counts.
@@ -165,7 +204,8 @@ def measure(
     first = next(batches, None)
     if first is None:
         raise ValueError("batches is empty: the evaluation set has no examples")
-    quality = _quality(models, itertools.chain([first], batches), config, put)
+    batches = itertools.chain([first], batches)
+    quality = _quality(models, batches, config, put, modality, bytes_per_token)
     work = _work(models, np.asarray(first["input"]), config)
     return [
         Measures(name=model.name, **quality[model.name], **_size(model), **work[model.name])
@@ -180,6 +220,7 @@ def _size(model: Measured) -> dict[str, Any]:
         "parameters": size.entries(weights),
         "nonzero_parameters": size.nonzero(weights),
         "size_bytes": size.stored_bytes(model.variables),
+        "active_parameters": model.active_parameters,
     }
 
 
@@ -187,41 +228,6 @@ def _size(model: Measured) -> dict[str, Any]:
 def _first(weights: jax.Array, count: jax.Array) -> jax.Array:
     """The weights with all but the first `count` rows that count set to 0."""
     return jnp.where(jnp.cumsum(weights > 0) <= count, weights, 0)
-
-
-def _conditions(predict: Predict, config: EvaluateConfig) -> dict[str, Condition]:
-    """The changes to images that a model is tried under, by their name in `Measures.robustness`."""
-
-    def corrupted(change: Corruption) -> Condition:
-        jitted = jax.jit(change, static_argnums=2)
-        return lambda variables, key, images, labels: jitted(key, images, config.severity)
-
-    def attacked(attack: Attack, epsilon: float) -> Condition:
-        return lambda variables, key, images, labels: _attack(
-            predict, attack, variables, key, images, labels, jnp.float32(epsilon / 255)
-        )
-
-    settings = {"pgd": _pgd(config.pgd_steps)}
-    conditions: dict[str, Condition] = {"clean": lambda variables, key, images, labels: images}
-    for name in config.attacks:
-        attack = settings.get(name, ATTACKS[name])
-        for epsilon in config.epsilons:
-            conditions[f"{name}@{epsilon:g}/255"] = attacked(attack, epsilon)
-    for name in config.corruptions:
-        conditions[f"{name}@{config.severity}"] = corrupted(CORRUPTIONS[name])
-    return conditions
-
-
-@cache
-def _pgd(steps: int) -> Attack:
-    """PGD of so many steps; one object, so that a later `measure` meets the compiled program."""
-    return partial(pgd, steps=steps)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _attack(predict: Predict, attack: Attack, variables: PyTree, *args: jax.Array) -> jax.Array:
-    """`attack` on the model `predict(variables, .)`."""
-    return attack(partial(predict, variables), *args)
 
 
 def _forward(models: Sequence[Measured]) -> dict[Predict, jax.stages.Wrapped]:
@@ -234,19 +240,22 @@ def _quality(
     batches: Iterable[Batch],
     config: EvaluateConfig,
     put: Callable[[Batch], Batch],
+    modality: Modality,
+    bytes_per_token: float,
 ) -> dict[str, dict[str, Any]]:
     """Scores on all examples, and top-1 under attacks and corruptions on the first of them."""
-    update = jax.jit(classification.update)
+    scored: Scoring | None = None
     agreeing = jax.jit(classification.agreeing)
     forward = _forward(models)
     conditions = {
-        model.predict: _conditions(model.differentiable or model.predict, config)
-        for model in models
+        model.predict: changes(model.differentiable or model.predict, config) for model in models
     }
-    scores: dict[str, Confusion] = {}
+    observe = {each: jax.jit(each) for each in {model.observe for model in models} if each}
+    loads: dict[str, Loads] = {}
+    scores: dict[str, Sums] = {}
     agreed: dict[str, Any] = {model.name: 0.0 for model in models}
-    under: dict[str, dict[str, Confusion]] = {model.name: {} for model in models}
-    left = config.robustness_images
+    under: dict[str, dict[str, Sums]] = {model.name: {} for model in models}
+    left = 0 if modality == LANGUAGE else config.robustness_images
     for index, batch in enumerate(batches):
         batch = put(batch)
         inputs, labels, weights = _prepare(batch["input"]), batch["label"], batch["weight"]
@@ -254,10 +263,18 @@ def _quality(
         key = jax.random.fold_in(jax.random.key(NOISE_SEED), index)
         reference: jax.Array | None = None
         for model in models:
-            logits = forward[model.predict](model.variables, inputs)
+            if model.observe is None:
+                logits = forward[model.predict](model.variables, inputs)
+            else:
+                logits, busy = observe[model.observe](model.variables, inputs)
+                busy = of_whole(busy, weights)
+                before = loads.get(model.name)
+                loads[model.name] = busy if before is None else jax.tree.map(jnp.add, before, busy)
+            if scored is None:
+                scored = scoring(modality, logits.shape[-1], bytes_per_token=bytes_per_token)
+                update, empty = jax.jit(scored.update), scored.init()
             reference = logits if reference is None else reference
             agreed[model.name] += agreeing(logits, reference, weights)
-            empty = classification.init(logits.shape[1])
             scores[model.name] = update(scores.get(model.name, empty), logits, labels, weights)
             tried = conditions[model.predict] if left > 0 else {}
             for name, change in tried.items():
@@ -266,23 +283,25 @@ def _quality(
                 acc = under[model.name].get(name, empty)
                 under[model.name][name] = update(acc, logits, labels, chosen)
         left -= int((chosen > 0).sum())
+    assert scored is not None
     return {
-        name: _read(scores[name], agreed[name], under[name])
-        for name in (model.name for model in models)
+        model.name: _read(scored, scores[model.name], agreed[model.name], under[model.name])
+        | (load_scores(loads[model.name]) if model.name in loads else {})
+        for model in models
     }
 
 
-def _read(scores: Confusion, agreed: Any, under: Mapping[str, Confusion]) -> dict[str, Any]:
+def _read(scored: Scoring, scores: Sums, agreed: Any, under: Mapping[str, Sums]) -> dict[str, Any]:
     """The accumulated sums as entries of `Measures`."""
-    result = jax.jit(classification.result)
-    samples = round(float(scores.counts.sum()))
+    result = jax.jit(scored.result)
+    samples = round(float(scored.samples(scores)))
     if samples == 0:
         raise ValueError("batches have no example of weight above 0: nothing to measure")
     return {
         "samples": samples,
         **{name: float(value) for name, value in result(scores)._asdict().items()},
         "agreement": float(agreed) / samples,
-        "robustness_images": round(float(under["clean"].counts.sum())),
+        "robustness_images": round(float(scored.samples(under["clean"]))) if under else 0,
         "robustness": {name: float(result(acc).top1) for name, acc in under.items()},
     }
 
@@ -302,14 +321,15 @@ def _work(
     models: Sequence[Measured], inputs: np.ndarray, config: EvaluateConfig
 ) -> dict[str, dict[str, Any]]:
     """FLOPs, latency and memory of each model on one device, all latencies taken in turn."""
-    forward = _forward(models)
+    alone = {model.name: model.alone or model.predict for model in models}
+    forward = {predict: jax.jit(predict) for predict in alone.values()}
     variables = {model.name: on_one_device(model.variables) for model in models}
 
     def programs(batch_size: int) -> tuple[dict[str, jax.stages.Compiled], dict[str, Latency]]:
         batch = on_one_device(_prepare(np.resize(inputs, (batch_size, *inputs.shape[1:]))))
         made = {
-            model.name: forward[model.predict].lower(variables[model.name], batch).compile()
-            for model in models
+            name: forward[predict].lower(variables[name], batch).compile()
+            for name, predict in alone.items()
         }
         calls = {name: partial(call, variables[name], batch) for name, call in made.items()}
         return made, in_turn(calls, rounds=config.latency_rounds)
@@ -319,10 +339,13 @@ def _work(
     one = jax.eval_shape(prepare, jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype))
     rows = {}
     for model in models:
-        cost = graph.cost(graph.trace(model.predict, model.variables, one))
+        macs, flops = model.products, 2 * (model.products or 0)
+        if macs is None:
+            cost = graph.cost(graph.trace(alone[model.name], model.variables, one))
+            macs, flops = cost.macs, cost.flops
         rows[model.name] = {
-            "macs": cost.macs,
-            "flops": cost.flops,
+            "macs": macs,
+            "flops": flops,
             "xla_flops": compiled.xla_flops(single[model.name]),
             "batch_size": config.batch_size,
             "peak_memory_bytes": compiled.peak_bytes(batched[model.name]),

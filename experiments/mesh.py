@@ -12,10 +12,13 @@ from pydantic import Field
 
 from experiments.schema import ConfigError, Schema
 from slim import paths
+from slim.models.deepseek import sharding as deepseek
 
 PyTree = Any
 Axis = Literal["data", "fsdp", "tensor", "expert"]
 AXES: tuple[Axis, ...] = ("data", "fsdp", "tensor", "expert")
+BATCH_AXES: tuple[Axis, ...] = ("data", "fsdp", "expert")
+"""Those that split a batch; devices that differ in the other have the same rows."""
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -26,15 +29,16 @@ class ShardingRule(Schema):
     Attributes:
         pattern: a path pattern (`slim.paths`); the first rule that matches a parameter decides.
         split: `largest` splits the largest dimension that the fsdp axis divides; `none` copies to
-            every device; or one mesh axis, or "", for each dimension.
+            every device; `deepseek` takes the table of `slim.models.deepseek.sharding`; or one mesh
+            axis, or "", for each dimension.
     """
 
     pattern: str
-    split: Literal["largest", "none"] | tuple[Axis | Literal[""], ...]
+    split: Literal["largest", "none", "deepseek"] | tuple[Axis | Literal[""], ...]
 
 
 class MeshConfig(Schema):
-    """Devices as a grid. Batches are split over `data` and `fsdp`; parameters by the rules.
+    """Devices as a grid. Batches are split over all axes but `tensor`; parameters by the rules.
 
     Attributes:
         data: copies of the model; 0 takes all devices that the other axes leave.
@@ -78,23 +82,29 @@ def build(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Me
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def batch_parts(mesh_shape: Sequence[int]) -> int:
+    """Into how many parts a batch is split, of the mesh's size along `AXES`."""
+    sizes = dict(zip(AXES, mesh_shape, strict=True))
+    return math.prod(sizes[axis] for axis in BATCH_AXES)
+
+
 def check_batch(batch_size: int, mesh_shape: Sequence[int], field: str) -> None:
     """Refuse a global batch that the devices cannot share equally.
 
     Raises:
         ConfigError: naming the field.
     """
-    parts = mesh_shape[0] * mesh_shape[1]
+    parts = batch_parts(mesh_shape)
     if batch_size % parts:
         raise ConfigError(
             f"{field} = {batch_size}: must be divisible by the {parts} devices of the mesh axes "
-            f"data x fsdp; try {max(parts, batch_size // parts * parts)}"
+            f"{' x '.join(BATCH_AXES)}; try {max(parts, batch_size // parts * parts)}"
         )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """The first dimension over `BATCH_AXES`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -142,6 +152,11 @@ def _spec(path: str, split: Any, size: tuple[int, ...], axes: dict[Axis, int]) -
         )
     if split == "none":
         return PartitionSpec()
+    if split == "deepseek":
+        try:
+            return deepseek.spec(path, size, {str(axis): parts for axis, parts in axes.items()})
+        except ValueError as error:
+            raise ConfigError(f"mesh.rules: {error}") from None
     if split == "largest":
         divisible = [n if n % axes["fsdp"] == 0 else 0 for n in size]
         if axes["fsdp"] == 1 or not any(divisible):

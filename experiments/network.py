@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments import cuts
+from experiments import cuts, language
 from experiments.cuts import Cut
-from experiments.data.info import IMAGE, DataInfo, Modality
-from experiments.precision import Precision
-from experiments.schema import ConfigError
-from slim import models, paths
+from experiments.data.info import IMAGE, TEXT, Modality
+from experiments.language import Loads
+from slim import paths
 from slim.dynamic import ExitPlan, NestedPlan
 from slim.graph import Graph, tapped, trace
+from slim.models.deepseek import Cache, DeepSeek, Foretold, decode
+from slim.models.deepseek.compress import ExpertPlan
+from slim.models.language import LanguageModel
+from slim.moe.mixture import dropless
 from slim.quant import Quantization, restore
 from slim.quant.numerics import QTensor
 
@@ -33,7 +36,10 @@ class Trainable(Protocol):
     def train(
         self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Variables]:
-        """Logits in training, and the collections that training changes."""
+        """Logits in training, and the collections that training changes.
+
+        Among these may be `language.SOWN`, which is no part of the variables.
+        """
 
     def train_graph(self) -> Graph:
         """The trace in which the taps of `tapped` have their names, for one example."""
@@ -42,38 +48,12 @@ class Trainable(Protocol):
         """`(variables, inputs, key) -> (what train gives, {name: value of a tap})`."""
 
 
-def unpack(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The `model` section as a name of `slim.models` and its options."""
-    options = {key: value for key, value in config.items() if key != "name"}
-    return config["name"], options
-
-
-def check(config: dict[str, Any], modality: Modality) -> None:
-    """Refuse a `model` section that names no model for the data or has wrong options.
-
-    Raises:
-        ConfigError: naming what is wrong and what is allowed.
-    """
-    if "name" not in config:
-        raise ConfigError(f"model.name: required; one of {', '.join(models.MODELS)}")
-    name, options = unpack(config)
-    try:
-        models.create(name, num_classes=1, **options)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from None
-    fitting = models.IMAGE_MODELS if modality == IMAGE else models.TEXT_MODELS
-    if name not in fitting:
-        raise ConfigError(
-            f"model.name = {name!r} does not read what an example of the data is, {modality.noun}; "
-            f"choose one of {', '.join(fitting)}"
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A Flax model that takes pixels in [0, 1], or token ids.
 
-    Variables are Flax collections: `params`, and `batch_stats` where the model has them.
+    Variables are Flax collections: `params`, and `batch_stats`, or of language `router`, where the
+    model has them.
 
     Attributes:
         module: the model.
@@ -84,7 +64,9 @@ class Network:
         modality: what inputs are.
         plans: the cuts that made it smaller than the module says, each of the network that the
             one before it left; see `shrunk`.
-        before: the network before the last of them; None if there are none.
+        before: the network before the last of them, whose functions are cut by it; None if there
+            are none, or only such as make another module.
+        language: what the module is made from and trained by, if it is a model of language.
     """
 
     module: nn.Module
@@ -95,6 +77,7 @@ class Network:
     modality: Modality = IMAGE
     plans: tuple[Cut, ...] = ()
     before: "Network | None" = None
+    language: LanguageModel | None = None
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables, at the sizes that the plans left.
@@ -103,7 +86,9 @@ class Network:
             ValueError: the network is quantized, and its integers follow from calibration alone.
         """
         if self.before is None:
-            variables = dict(self.module.init(key, self._normalize(self.sample()), train=False))
+            # What is on no mesh takes any number of examples.
+            module = self.module if self.language is None else self.language.decoder()
+            variables = dict(module.init(key, self._normalize(self.sample()), train=False))
             return variables | {"params": _cast(variables["params"], self.storage)}
         return cuts.apply(self.plans[-1], self.before.init(key), self.before.graph)
 
@@ -117,14 +102,15 @@ class Network:
         """The same network after further cuts; for equal cuts the same object.
 
         So whatever was traced and compiled of it is there when another stage asks for it.
+
+        Raises:
+            ValueError: of experts, of what has none or was cut otherwise before.
         """
         network = self
         for plan in plans:
             key = plan.to_json()
             if key not in network._smaller:
-                network._smaller[key] = dataclasses.replace(
-                    network, plans=(*network.plans, plan), before=network
-                )
+                network._smaller[key] = network._cut(plan)
             network = network._smaller[key]
         return network
 
@@ -136,10 +122,69 @@ class Network:
             inputs: (batch, *input_shape), as `prepare` gives them.
 
         Returns:
-            (batch, classes) float32.
+            (batch, classes) float32; of language (batch, length, classes).
         """
         logits: jax.Array = self._replayed("_predict")(variables, inputs)
         return logits
+
+    @property
+    def routes(self) -> bool:
+        """Whether it has experts, whose loads `observe` gives."""
+        return self.language is not None and self.language.config.sparse_layers > 0
+
+    def observe(self, variables: Variables, inputs: jax.Array) -> tuple[jax.Array, Loads]:
+        """What `predict` gives, and how busy experts are; where it `routes`."""
+        result: tuple[jax.Array, Loads] = self._replayed("_observe")(variables, inputs)
+        return result
+
+    @property
+    def foretells(self) -> bool:
+        """Whether it is trained without all logits in memory, by `foretell`."""
+        made = self.language
+        return made is not None and made.vocabulary_parts > 0 and self.before is None
+
+    def foretell(
+        self, variables: Variables, inputs: jax.Array, labels: jax.Array
+    ) -> tuple[Foretold, Variables]:
+        """In training, how well next tokens are told, and the collections that training changes."""
+        assert self.language is not None
+        return language.foretell(self.language, self.module, _computed(variables), inputs, labels)
+
+    @property
+    def alone(self) -> "Network":
+        """The same for one device, where the module is laid out over several."""
+        if self.language is None or self.before is not None:
+            return self
+        module = self.language.decoder()
+        return self if module == self.module else dataclasses.replace(self, module=module)
+
+    def decode(
+        self, variables: Variables, ids: jax.Array, cache: Cache, position: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """What `slim.models.deepseek.decode` gives, of a decoder that was not cut."""
+        assert isinstance(self.module, DeepSeek)
+        return decode(self.module, _computed(variables), ids, cache, position)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its weights are integers."""
+        return bool(self.plans) and isinstance(self.plans[-1], Quantization)
+
+    @cached_property
+    def quantizable(self) -> "Network":
+        """The same with each weight in one product alone, so that its integers are kept once.
+
+        Experts are computed in another way on each platform, which are products of their own.
+        """
+        if not self.routes or self.before is not None:
+            return self
+        return dataclasses.replace(self, module=self.module.clone(mix=dropless("padded")))
+
+    def active_parameters(self, params: PyTree) -> int:
+        """How many of its parameters one input meets: of experts, those that one token goes to."""
+        if self.language is None or not self.routes:
+            return count(params)
+        return language.active_parameters(params, self.language.config.active)
 
     def differentiable(self, variables: Variables, inputs: jax.Array) -> jax.Array:
         """Logits as `predict` gives them, to rounding, through which pixels get gradients.
@@ -200,8 +245,8 @@ class Network:
 
     @property
     def padding(self) -> Callable[..., jax.Array] | None:
-        """Inputs, and whatever else -> which positions are no padding; None of images."""
-        return None if self.modality == IMAGE else lambda inputs, *others: inputs != 0
+        """Inputs, and whatever else -> which positions are no padding; None where all are."""
+        return (lambda inputs, *others: inputs != 0) if self.modality == TEXT else None
 
     @cached_property
     def _exits(self) -> Callable[..., tuple[jax.Array, ...]]:
@@ -245,6 +290,19 @@ class Network:
         """Zeros, as so many examples are when they come to `predict`."""
         return jnp.zeros((batch, *self.input_shape), self.modality.taken)
 
+    def _cut(self, plan: Cut) -> "Network":
+        plans = (*self.plans, plan)
+        if isinstance(plan, Quantization):
+            return dataclasses.replace(self.quantizable, plans=plans, before=self.quantizable)
+        if not isinstance(plan, ExpertPlan):
+            return dataclasses.replace(self, plans=plans, before=self)
+        if not self.routes or self.before is not None:
+            raise ValueError("experts: there are none, or the network was cut otherwise before")
+        assert self.language is not None
+        fewer = dataclasses.replace(self.language, **plan.sizes)
+        module = self.module.clone(config=fewer.config)
+        return dataclasses.replace(self, module=module, language=fewer, plans=plans)
+
     def _replayed(self, name: str) -> Callable[..., Any]:
         """The module's function of that name, cut as the plans say."""
         if self.before is None:
@@ -271,9 +329,14 @@ class Network:
 
     _differentiable = _predict
 
+    def _observe(self, variables: Variables, inputs: jax.Array) -> tuple[Any, Loads]:
+        return language.observe(self.module, _computed(variables), inputs)
+
     def _train(
         self, variables: Variables, inputs: jax.Array, key: jax.Array
     ) -> tuple[Any, Variables]:
+        if self.language is not None:
+            return language.train(self.language, self.module, _computed(variables), inputs)
         mutable = [name for name in variables if name != "params"]
         logits, changed = self.module.apply(
             _computed(variables),
@@ -288,13 +351,6 @@ class Network:
         if self.modality != IMAGE:
             return inputs
         return (inputs - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
-
-
-def build(config: dict[str, Any], info: DataInfo, precision: Precision) -> Network:
-    """The network of a `model` section for a data set."""
-    name, options = unpack(config)
-    module = models.create(name, num_classes=info.num_classes, dtype=precision.compute, **options)
-    return Network(module, info.input_shape, info.mean, info.std, precision.storage, info.modality)
 
 
 def prepare(inputs: jax.Array) -> jax.Array:

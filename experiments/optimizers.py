@@ -6,9 +6,11 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from pydantic import Field
 
 from experiments.schema import Schema, one_of
+from slim import paths
 
 PyTree = Any
 
@@ -30,7 +32,10 @@ SCHEDULES: Mapping[str, Callable[[float, int, float], optax.Schedule]] = {
 
 
 def _kernels(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+    """What decays; the norms' scales of a stack of layers have two dimensions too."""
+    return paths.map_with_path(
+        lambda path, leaf: jnp.ndim(leaf) >= 2 and path.split("/")[-1] != "scale", params
+    )
 
 
 def _sgd(config: "OptimizerConfig", rate: optax.Schedule) -> optax.GradientTransformation:
@@ -57,9 +62,35 @@ def _adamw(config: "OptimizerConfig", rate: optax.Schedule) -> optax.GradientTra
     )
 
 
+def _adamw_bfloat16(
+    config: "OptimizerConfig", rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """AdamW whose moments are kept in bfloat16 (DeepSeek-V3, arXiv:2412.19437, section 3.3.3).
+
+    Its steps are 2^-8, so a second moment that changes by less in a step stays: beta2 to 0.99.
+    """
+    inner = _adamw(config, rate)
+
+    def kept(state: optax.OptState, dtype: DTypeLike) -> optax.OptState:
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state
+        )
+
+    def init(params: PyTree) -> optax.OptState:
+        return kept(inner.init(params), jnp.bfloat16)
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.OptState]:
+        updates, state = inner.update(updates, kept(state, jnp.float32), params)
+        return updates, kept(state, jnp.bfloat16)
+
+    return optax.GradientTransformation(init, update)
+
+
 OPTIMIZERS: Mapping[
     str, Callable[["OptimizerConfig", optax.Schedule], optax.GradientTransformation]
-] = {"sgd": _sgd, "adamw": _adamw, "rmsprop": _rmsprop}
+] = {"sgd": _sgd, "adamw": _adamw, "adamw_bfloat16": _adamw_bfloat16, "rmsprop": _rmsprop}
 
 
 class OptimizerConfig(Schema):
@@ -73,8 +104,8 @@ class OptimizerConfig(Schema):
         optimizer: a name in `OPTIMIZERS`.
         momentum: SGD's momentum; beta 1 of the Adam family.
         beta2: the second moment's decay, in the Adam family and RMSProp.
-        weight_decay: on kernels only (two dimensions or more). Coupled in SGD and RMSProp (an L2
-            penalty), decoupled in AdamW.
+        weight_decay: on kernels only (two dimensions or more, and no norm's scale). Coupled in SGD
+            and RMSProp (an L2 penalty), decoupled in AdamW.
         clip_norm: the largest global norm of the gradient; 0 does not clip.
     """
 

@@ -18,10 +18,10 @@ import pydantic
 from pydantic import Field
 
 import slim
+from experiments import build
 from experiments import mesh as meshes
-from experiments import network
 from experiments.data.config import DataConfig
-from experiments.data.info import IMAGE, Modality
+from experiments.data.info import IMAGE, LANGUAGE, Modality
 from experiments.measure import EvaluateConfig
 from experiments.schema import ConfigError, Schema, overridable, parse, plain, unknown_name
 from experiments.stages import STAGES, Stage
@@ -106,6 +106,8 @@ class Recipe:
         keys = {}
         for stage in self.stages:
             config = stage.config.model_dump(mode="json")
+            if not config.get("anneal_biases", True):  # likewise
+                del config["anneal_biases"]
             before = _digest(before, stage.name, stage.kind, stage.stage.version, config)
             keys[stage.name] = before
         return keys
@@ -150,7 +152,7 @@ def resolve(values: Mapping[str, Any] | ml_collections.ConfigDict, devices: int)
         ConfigError: naming the field, its value and what is allowed.
     """
     recipe = _typed(plain(values))
-    network.check(recipe.settings.model, recipe.settings.data.modality)
+    build.check(recipe.settings.model, recipe.settings.data.modality)
     _check_modality(recipe)
     _check_order(recipe)
     _check_batches(recipe, devices)
@@ -192,6 +194,14 @@ def _check_modality(recipe: Recipe) -> None:
     data = recipe.settings.data
     if data.modality == IMAGE:
         return
+    if data.modality == LANGUAGE:
+        fitting = ", ".join(kind for kind, stage in STAGES.items() if stage.of_language)
+        for stage in recipe.stages:
+            if not stage.stage.of_language:
+                raise ConfigError(
+                    f"stages: {stage.name!r} is of kind {stage.kind!r}, which takes no model of "
+                    f"language, and {data.name} is language; leave it out; these do: {fitting}"
+                )
     for stage in recipe.stages:
         for field in stage.stage.for_images:
             if value := getattr(stage.config, field):
@@ -261,11 +271,12 @@ def _check_batches(recipe: Recipe, devices: int) -> None:
                 data, field = stage.config.corpus, f"{stage.name}.corpus"
                 meshes.check_batch(data.batch_size, grid, f"{field}.batch_size")
             parts = stage.config.accumulate
-            if data.batch_size % (parts * grid[0] * grid[1]):
+            devices = meshes.batch_parts(grid)
+            if data.batch_size % (parts * devices):
                 raise ConfigError(
                     f"{stage.name}.accumulate = {parts}: {field}.batch_size = "
                     f"{data.batch_size} must be divisible by accumulate times the "
-                    f"{grid[0] * grid[1]} devices of the mesh axes data x fsdp"
+                    f"{devices} devices of the mesh axes {' x '.join(meshes.BATCH_AXES)}"
                 )
         elif isinstance(stage.config, EvaluateConfig):
             meshes.check_batch(stage.config.batch_size, grid, f"{stage.name}.batch_size")
@@ -302,6 +313,12 @@ def arguments(text: str, **defaults: Any) -> Any:
         raise ConfigError(
             f"config argument {problem['loc'][0]} = {problem['input']!r}: {problem['msg']}"
         ) from None
+
+
+def with_stage(values: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """A config whose stages have `name` among them: as they are, or with it after the last."""
+    stages = tuple(values.stages)
+    return values if name in stages else overridden(values, {"stages": (*stages, name)})
 
 
 def load(file: str) -> ml_collections.ConfigDict:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import jax
 
+from experiments import build, processes, report
 from experiments import mesh as meshes
-from experiments import network, processes, report
 from experiments.data import sets
 from experiments.data.dataset import Dataset
 from experiments.logs import METRICS, jsonl
@@ -26,6 +26,7 @@ from experiments.stages import Context, Model
 from experiments.workdir import Finished
 from slim import paths
 from slim.graph import Plan
+from slim.models.deepseek.compress import ExpertPlan
 from slim.prune import DepthPlan
 
 LOG = logging.getLogger("slim")
@@ -34,7 +35,13 @@ Shapes = dict[str, report.Shape]
 
 
 def run(
-    recipe: Recipe, workdir: Path, preemption: Preemption, *, command: str, pages: Path
+    recipe: Recipe,
+    workdir: Path,
+    preemption: Preemption,
+    *,
+    command: str,
+    pages: Path,
+    only: str | None = None,
 ) -> report.Report | None:
     """Runs a recipe to its end and writes its report.
 
@@ -44,13 +51,16 @@ def run(
         preemption: whether to stop early.
         command: what was typed, for the report.
         pages: where the report goes.
+        only: the one stage that may run; those before it must be done, and of those after it the
+            report has what is done. None: all may.
 
     Returns:
         The report; None where no stage measured anything.
 
     Raises:
         Preempted: SIGTERM came; what was reached is saved.
-        ConfigError: the data set is absent, or a stage cannot do what its config says.
+        ConfigError: the data set is absent, a stage cannot do what its config says, or one before
+            `only` is not done.
     """
     dataset = sets.load(recipe.settings.data)
     keys = recipe.keys(dataset.fingerprint)
@@ -62,6 +72,7 @@ def run(
     shapes: dict[str, Shapes] = {}
     shown: dict[str, Path] = {}
     model: Model | None = None
+    waiting = only
     for planned in recipe.stages:
         if preemption.reached():
             raise Preempted(f"stopped before {planned.name}")
@@ -70,6 +81,14 @@ def run(
         finished = Finished(directory)
         reused = finished.exists()
         processes.wait_for_all(f"{planned.name} looked up")
+        if only not in (None, planned.name) and not reused:
+            if waiting is None:
+                continue
+            raise ConfigError(
+                f"--only={only}: {workdir} has no result of {planned.name!r}, which comes before, "
+                "with this config; run it without --only, or give the config that was run"
+            )
+        waiting = None if planned.name == only else waiting
         if reused:
             LOG.info("%s: reused from %s", planned.name, directory)
         else:
@@ -120,18 +139,20 @@ def shared_context(
     """
     settings = recipe.settings
     precision = PRECISIONS[settings.precision]
+    mesh = meshes.build(settings.mesh, devices)
     return Context(
         name="",
         directory=Path(),
         seed=settings.seed,
-        network=network.build(settings.model, dataset.info, precision),
+        network=build.network(settings.model, dataset.info, precision, mesh),
         data=settings.data,
         dataset=dataset,
         precision=precision,
-        mesh=meshes.build(settings.mesh, devices),
+        mesh=mesh,
         layout=settings.mesh,
         run=settings.run,
         preemption=preemption,
+        recipe=recipe.as_dict(),
         earlier={},
         directories={},
         cache=Path(),
@@ -159,6 +180,7 @@ def _entry(
     """A stage in the report, its measures and kernels still to come."""
     metrics = finished.directory / METRICS
     model = os.path.relpath(finished.directory / "model", pages)
+    exports = finished.directory / report.EXPORTS
     return report.Stage(
         name=planned.name,
         kind=planned.kind,
@@ -168,12 +190,23 @@ def _entry(
         checkpoint=model if finished.has_model() else None,
         measures=None,
         curves=report.curves(jsonl.read(metrics), planned.name) if metrics.exists() else {},
+        exports=_exports(exports, pages) if exports.exists() else (),
+    )
+
+
+def _exports(record: Path, pages: Path) -> tuple[report.Export, ...]:
+    """The artefacts of a stage, their files relative to the report."""
+    return tuple(
+        each.model_copy(update={"file": os.path.relpath(record.parent / each.file, pages)})
+        for each in report.read_exports(record).exports
     )
 
 
 def _shapes(network: Network, model: Model) -> Shapes:
     """Of the variables as floats, after the cuts of width and depth alone."""
-    cut = network.shrunk(plan for plan in model.plans if isinstance(plan, Plan | DepthPlan))
+    cut = network.shrunk(
+        plan for plan in model.plans if isinstance(plan, Plan | DepthPlan | ExpertPlan)
+    )
     return {path: tuple(leaf.shape) for path, leaf in paths.flatten(cut.abstract()).items()}
 
 

@@ -8,11 +8,14 @@ samples of the same round.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
 import jax
 import numpy as np
+
+Clock = Callable[[int], float]
 
 SHORTEST_SAMPLE_S = 1e-3  # far above the clock's resolution and the cost of reading it
 
@@ -81,22 +84,40 @@ def in_turn(
     >>> times["few"].median_s < times["many"].median_s
     True
     """
-    if not calls:
+    clocks = {name: partial(_seconds, call) for name, call in calls.items()}
+    return clocked_in_turn(clocks, warmup=warmup, rounds=rounds, min_seconds=min_seconds)
+
+
+def clocked_in_turn(
+    clocks: Mapping[str, Clock], *, warmup: int = 3, rounds: int = 30, min_seconds: float = 0.0
+) -> dict[str, Latency]:
+    """`in_turn` of calls that are clocked elsewhere, such as in processes of their own.
+
+    Args:
+        clocks: number of calls -> the seconds that they take, one after the other.
+        warmup: as for `in_turn`.
+        rounds: likewise.
+        min_seconds: likewise.
+
+    Raises:
+        ValueError: `clocks` is empty, or `warmup` or `rounds` is below 1.
+    """
+    if not clocks:
         raise ValueError("calls is empty: give at least one named function to time")
     for field, value in (("warmup", warmup), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{field} = {value} must be at least 1")
-    for call in calls.values():
-        _seconds(call, warmup)
-    repeats = {name: _repeats(call) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for clock in clocks.values():
+        clock(warmup)
+    repeats = {name: _repeats(clock) for name, clock in clocks.items()}
+    samples: dict[str, list[float]] = {name: [] for name in clocks}
     sampled_s = 0.0
     while len(next(iter(samples.values()))) < rounds or sampled_s < min_seconds:
-        for name, call in calls.items():
-            seconds = _seconds(call, repeats[name])
+        for name, clock in clocks.items():
+            seconds = clock(repeats[name])
             samples[name].append(seconds / repeats[name])
             sampled_s += seconds
-    return {name: Latency(tuple(samples[name]), repeats[name]) for name in calls}
+    return {name: Latency(tuple(samples[name]), repeats[name]) for name in clocks}
 
 
 def _seconds(call: Callable[[], Any], count: int) -> float:
@@ -107,9 +128,9 @@ def _seconds(call: Callable[[], Any], count: int) -> float:
     return (perf_counter_ns() - start) / 1e9
 
 
-def _repeats(call: Callable[[], Any]) -> int:
+def _repeats(clock: Clock) -> int:
     """How many calls make a sample of at least about `SHORTEST_SAMPLE_S`."""
     count = 1
-    while (seconds := _seconds(call, count)) < SHORTEST_SAMPLE_S:
+    while (seconds := clock(count)) < SHORTEST_SAMPLE_S:
         count = max(2 * count, math.ceil(count * SHORTEST_SAMPLE_S / max(seconds, 1e-9)))
     return count

@@ -27,7 +27,7 @@ from experiments.data.info import IMAGE
 from experiments.divergence import Diverged
 from experiments.logs import RunLog
 from experiments.logs.window import Window
-from experiments.network import Trainable, Variables, prepare
+from experiments.network import Network, Trainable, Variables, prepare
 from experiments.precision import Precision
 from experiments.preemption import Preempted, Preemption
 from experiments.schema import Schema
@@ -47,7 +47,8 @@ class TrainConfig(StepConfig):
     Attributes:
         epochs: passes over the training split; fractions are allowed.
         eval_epochs: passes between evaluations.
-        patience: stop after so many evaluations without a better accuracy; 0: never.
+        patience: stop after so many evaluations that were no better, in accuracy, or of language
+            in perplexity; 0: never.
         keep: hand on the `last` variables, or those of the `best` evaluation.
         on_nan: `stop` with the offending parameters named, or `rollback` to the last checkpoint
             and go on at half the learning rate, at most three times.
@@ -125,7 +126,12 @@ class Job:
     @property
     def minimized(self) -> Objective:
         """The objective, or what it is by default."""
-        return self.objective or supervised(self.network, self.config.label_smoothing)
+        if self.objective is not None:
+            return self.objective
+        smoothing, network = self.config.label_smoothing, self.network
+        if isinstance(network, Network) and network.foretells and not smoothing:
+            return train_step.foretelling(network)
+        return supervised(network, smoothing)
 
     @property
     def total_steps(self) -> int:
@@ -171,8 +177,8 @@ class Progress:
     Attributes:
         data: the state of the iterator over batches; empty at the start.
         seconds: time in the loop so far.
-        score: accuracy, where the last step was evaluated and found the best so far.
-        best_score: the highest accuracy so far.
+        score: `Criterion.quality`, where the last step was evaluated and found the best so far.
+        best_score: the highest so far.
         best_step: where it was reached.
         bad_evaluations: evaluations since then.
         rollbacks: how often the run diverged and went back.
@@ -298,6 +304,7 @@ def _loop(
     if progress.data:
         batches.set_state(progress.data)
     evaluate = evaluation.make(job.network, job.dataset, job.mesh)
+    criterion = evaluation.CRITERIA[job.dataset.info.modality]
     eval_steps, save_steps = job.every(job.config.eval_epochs), job.every(job.run.checkpoint_epochs)
     histogram_steps = job.every(job.run.histogram_epochs)
     log_steps = job.run.log_steps or job.every(1 / 20)
@@ -309,7 +316,7 @@ def _loop(
         while step < total and not progress.stopped:
             batch = meshes.put_batch(job.extend(next(batches)), job.mesh)
             if step == 0:
-                log.hparams(job.config.model_dump(), ["eval/top1"])
+                log.hparams(job.config.model_dump(), [f"eval/{criterion.name}"])
                 if job.dataset.info.modality == IMAGE:
                     log.images(0, "augmented", _first_images(job, state, batch))
             state, metrics = train(state, batch, job.constants)
@@ -334,7 +341,7 @@ def _loop(
             if evaluated:
                 scores = evaluate(train_step.result(state))
                 log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
-                improved = progress.judge(step, scores["top1"], job.config.patience)
+                improved = progress.judge(step, criterion.quality(scores), job.config.patience)
             ended = step == total or progress.stopped
             if due or preempted or ended or (improved and job.config.keep == "best"):
                 now = time.monotonic()

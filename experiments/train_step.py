@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from experiments.network import Trainable, Variables, prepare
+from experiments.language import ROUTER, SOWN, Sown
+from experiments.network import Network, Trainable, Variables, prepare
 from experiments.optimizers import OptimizerConfig
 from experiments.precision import LossScale, cast
+from slim.measure import classification
 
 PyTree = Any
 Metrics = dict[str, Any]
@@ -27,11 +29,14 @@ class StepConfig(OptimizerConfig):
         label_smoothing: share of the target spread evenly over all classes.
         ema: decay of the average of the weights that is evaluated and handed on; 0: none.
         accumulate: the gradient is averaged over so many parts of a batch, one after the other.
+        anneal_biases: whether the step of routers' biases is as large a share of `model.bias_rate`
+            as the learning rate is of `lr`; otherwise it is all of it to the end.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     accumulate: Annotated[int, Field(ge=1)] = 1
+    anneal_biases: bool = False
 
 
 class TrainState(NamedTuple):
@@ -63,16 +68,18 @@ class Losses(NamedTuple):
     """What an objective gives.
 
     Attributes:
-        total: the loss that is trained, a mean over the rows.
-        logits: of the network that is trained.
-        collections: those that training changes, as they are after it.
+        total: the loss that is trained, a mean over the rows; what layers sow is added to it.
+        logits: of the network that is trained; None where there are never all of them.
+        collections: those that training changes, as they are after it, and what layers sow.
         parts: what `total` is put together from, for the log.
+        right: whether a label has the largest logit; None where it is read from the logits.
     """
 
     total: jax.Array
-    logits: jax.Array
+    logits: jax.Array | None
     collections: Variables
     parts: dict[str, jax.Array]
+    right: jax.Array | None = None
 
 
 class Objective(Protocol):
@@ -93,20 +100,43 @@ class Objective(Protocol):
 
 
 def supervised(network: Trainable, label_smoothing: float) -> Objective:
-    """The mean cross-entropy with the labels."""
+    """The mean cross-entropy with the labels, of language with the next tokens."""
 
     def objective(
         variables: Variables, rows: Rows, key: jax.Array, step: jax.Array, constants: PyTree
     ) -> Losses:
         del step, constants
         logits, changed = network.train(variables, rows["input"], key)
-        return Losses(cross_entropy(logits, rows["label"], label_smoothing), logits, changed, {})
+        total = cross_entropy(logits, rows["label"], label_smoothing)
+        return Losses(total, logits, changed, {"next": total} if SOWN in changed else {})
+
+    return objective
+
+
+def foretelling(network: Network) -> Objective:
+    """The same of language, without all logits in memory; see `Network.foretells`."""
+
+    def objective(
+        variables: Variables, rows: Rows, key: jax.Array, step: jax.Array, constants: PyTree
+    ) -> Losses:
+        del key, step, constants
+        found, changed = network.foretell(variables, rows["input"], rows["label"])
+        total = found.loss.mean()
+        return Losses(total, None, changed, {"next": total}, found.right)
 
     return objective
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """The mean over the rows, in nats; `smoothing` of the target is spread over all classes."""
+    """The mean over all labels, in nats; `smoothing` of the target is spread over all classes.
+
+    Args:
+        logits: (batch, classes), or of language (batch, length, classes).
+        labels: (batch,), or (batch, length).
+        smoothing: the share.
+    """
+    if labels.ndim > 1 and not smoothing:  # a vocabulary is too wide to be written out
+        return classification.cross_entropy(logits, labels).mean()
     one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, smoothing)).mean()
 
@@ -161,6 +191,8 @@ def make_step(
 
     def step(state: TrainState, batch: Rows, constants: PyTree = ()) -> tuple[TrainState, Metrics]:
         grads, found, collections = gradients(objective, config, augment, state, batch, constants)
+        share = rate(state.step) / config.lr if config.anneal_biases else 1.0
+        collections = _annealed(state.collections, collections, share)
         loss = found["loss"]
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
@@ -231,10 +263,16 @@ def gradients(
         params: PyTree, collections: Variables, rows: Rows, key: jax.Array
     ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
         losses = objective({"params": params, **collections}, rows, key, state.step, constants)
-        right = losses.logits.argmax(-1) == rows["label"]
-        parts = {f"loss/{name}": value for name, value in losses.parts.items()}
-        found = {"loss": losses.total, "top1": right.astype(jnp.float32).mean(), **parts}
-        return losses.total * scale, (found, losses.collections)
+        changed = dict(losses.collections)
+        sown: Sown = changed.pop(SOWN, Sown({}, {}))
+        total = sum(sown.losses.values(), losses.total)
+        right = losses.right
+        if right is None:
+            assert losses.logits is not None
+            right = losses.logits.argmax(-1) == rows["label"]
+        parts = {f"loss/{name}": value for name, value in (losses.parts | sown.losses).items()}
+        top1 = right.astype(jnp.float32).mean()
+        return total * scale, ({"loss": total, "top1": top1, **parts, **sown.metrics}, changed)
 
     def part(
         collections: Variables, piece: tuple[Rows, jax.Array]
@@ -259,6 +297,18 @@ def gradients(
 
 def _parts(rows: jax.Array, count: int) -> jax.Array:
     return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _annealed(old: Variables, new: Variables, share: jax.Array | float) -> Variables:
+    """The collections, routers' biases moved by a share only of what they were moved."""
+    if ROUTER not in new:
+        return new
+
+    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+        # What merged experts became is an integer, and never changes.
+        return old + share * (new - old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return {**new, ROUTER: jax.tree.map(moved, old[ROUTER], new[ROUTER])}
 
 
 def _average(decay: float, state: TrainState, new: Variables) -> Variables:

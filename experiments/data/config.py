@@ -7,9 +7,10 @@ import pydantic
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
-from experiments.data import text_sets, tfds_texts
+from experiments.data import language_sets, text_sets, tfds_texts
 from experiments.data.augment import AUGMENTATIONS
-from experiments.data.info import IMAGE, STATISTICS, TEXT, Modality
+from experiments.data.byte_pairs import SMALLEST
+from experiments.data.info import IMAGE, LANGUAGE, STATISTICS, TEXT, Modality
 from experiments.data.replace_words import ReplaceWords
 from experiments.schema import ConfigError, Schema, parse, unknown_name
 
@@ -30,6 +31,11 @@ def _typed_augmentation(value: Any) -> Schema:
         raise PydanticCustomError("augmentation", "{why}", {"why": str(error)}) from None
 
 
+def _absent() -> Any:
+    """None, and then not in keys, so that what ran before there was the field keeps its own."""
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
 class DataConfig(Schema):
     """What to train and evaluate on; sizes of batches are global, over all processes.
 
@@ -41,13 +47,15 @@ class DataConfig(Schema):
     name: str
     """`digits`, `foolbox_imagenet` (20 photographs, split `test`), `mnist`, `fashion_mnist`, or any
     image classification set of TFDS: `cifar10`. Texts: `rotten_tomatoes`, `imdb`, `bbc_news`, or
-    any set of TFDS of texts, or pairs of them, with labels: `imdb_reviews`, `glue/mrpc`."""
+    any set of TFDS of texts, or pairs of them, with labels: `imdb_reviews`, `glue/mrpc`. Language:
+    `brown`, `wordnet`, `text_files`, whose tokens are to be foretold, or `random_tokens`."""
     batch_size: PositiveInt
     eval_batch_size: PositiveInt = 256
     train_split: str = "train"
     """A TFDS split: `train`, `train[:10%]`, `train[5000:]`, `train+validation`."""
     eval_split: str | None = None
-    """None: `test`, or `validation` where there is no `test`, or none with labels."""
+    """None: `test`, or `validation` where there is no `test`, or none with labels; of language
+    `validation`."""
     augment: tuple[
         Annotated[SerializeAsAny[Schema], BeforeValidator(_typed_augmentation)], ...
     ] = ()
@@ -58,7 +66,15 @@ class DataConfig(Schema):
     """(height, width): the largest centred box of that shape, scaled; a must where sizes differ."""
     length: Annotated[int, Field(ge=3)] | None = None
     """Tokens of a text, a must there: longer ones are cut, shorter ones padded; not of images. Of a
-    set of TFDS it says that it has texts."""
+    set of TFDS it says that it has texts. Of language: the tokens of a row, which a document ends
+    or not."""
+    vocabulary: Annotated[int, Field(ge=SMALLEST)] | None = _absent()
+    """Tokens that are learnt from the training documents, a must of language and of nothing else;
+    257 are the bytes and the end of a document."""
+    files: str | None = _absent()
+    """Of `text_files`: a glob, `texts/*.txt`."""
+    separator: Annotated[str, Field(min_length=1)] | None = _absent()
+    """Of `text_files`: what stands between the documents of a file; None: a file is one."""
     buckets: tuple[Annotated[int, Field(ge=3)], ...] = ()
     """Shorter lengths, ascending: a batch of texts has the shortest that fits all of them, and most
     batches have texts of one bucket alone; (): all batches have `length`."""
@@ -75,10 +91,13 @@ class DataConfig(Schema):
         family = self.name.split("/")[0].split(":")[0]
         if family in text_sets.SETS or family in tfds_texts.NAMES:
             return TEXT
+        if family in language_sets.NAMES:
+            return LANGUAGE
         return IMAGE if family in STATISTICS or self.length is None else TEXT
 
     @pydantic.model_validator(mode="after")
     def _of_one_modality(self) -> "DataConfig":
+        self._check_language()
         if self.modality == IMAGE:
             if self.length is not None:
                 raise ValueError(
@@ -110,3 +129,30 @@ class DataConfig(Schema):
                     f"{field} = {value!r} is for images, and {self.name} has texts; leave it out"
                 )
         return self
+
+    def _check_language(self) -> None:
+        if self.modality != LANGUAGE:
+            for field in ("vocabulary", "files", "separator"):
+                if (value := getattr(self, field)) is not None:
+                    raise ValueError(
+                        f"{field} = {value!r} is for {', '.join(language_sets.NAMES)}, and not for "
+                        f"{self.name}; leave it out"
+                    )
+            return
+        if self.vocabulary is None:
+            raise ValueError(
+                f"vocabulary = None: {self.name} needs it: how many tokens to learn, such as 4096"
+            )
+        if (self.name == language_sets.TEXT_FILES) != (self.files is not None):
+            raise ValueError(
+                f"files = {self.files!r} of {self.name}: text_files needs a glob, such as "
+                "'texts/*.txt', and the others None"
+            )
+        if self.separator is not None and self.files is None:
+            raise ValueError(f"separator = {self.separator!r} is for text_files; leave it out")
+        for field in ("buckets", "replace_words"):
+            if value := getattr(self, field):
+                raise ValueError(
+                    f"{field} = {value!r} is for texts with labels, and the rows of {self.name} "
+                    "are all of one length; leave it out"
+                )

@@ -5,6 +5,7 @@ indices stand for is gathered once a batch.
 """
 
 import dataclasses
+import math
 import sys
 from functools import cached_property, lru_cache
 
@@ -28,11 +29,11 @@ class Dataset:
 
     Training batches: inputs, labels int32 (batch,), and which examples of the split they are, int32
     (batch,), under `input`, `label` and `index`. Inputs are pixels uint8 (batch, height, width,
-    channels) or token ids int32 (batch, length). The batch of step s is a pure function of (seed,
-    s), whatever the number of processes: process p of P gets rows [p B/P, (p+1) B/P) of the global
-    batch of B rows. Every epoch is another permutation with each example exactly once; it runs on
-    over batch borders, so that nothing is dropped: a batch may hold the end of an epoch and the
-    start of the next.
+    channels) or token ids int32 (batch, length); labels of language are (batch, length) too. The
+    batch of step s is a pure function of (seed, s), whatever the number of processes: process p of
+    P gets rows [p B/P, (p+1) B/P) of the global batch of B rows. Every epoch is another permutation
+    with each example exactly once; it runs on over batch borders, so that nothing is dropped: a
+    batch may hold the end of an epoch and the start of the next.
 
     With `buckets` the same holds, and a batch of texts is as long as the shortest bucket that fits
     all of its rows, in all processes. An epoch's order is such that the batches within it have
@@ -47,6 +48,7 @@ class Dataset:
         fingerprint: changes when the examples do; part of the key of every stage's result.
         buckets: lengths of batches of texts, ascending, beside that of `info.input_shape`; () for
             that one alone.
+        bytes_per_token: of the evaluation split's text, where there is any.
     """
 
     info: DataInfo
@@ -56,6 +58,7 @@ class Dataset:
     eval_batch_size: int
     fingerprint: str
     buckets: tuple[int, ...] = ()
+    bytes_per_token: float = math.nan
 
     @property
     def steps_per_epoch(self) -> float:

@@ -37,7 +37,9 @@ class Modality(NamedTuple):
 IMAGE = Modality("image", np.uint8, jnp.float32)
 """Pixels, `(height, width, channels)`."""
 TEXT = Modality("text", np.int32, jnp.int32)
-"""Token ids, `(length,)`, 0 where a text has ended."""
+"""Token ids, `(length,)`, 0 where a text has ended; one label."""
+LANGUAGE = Modality("sequence", np.int32, jnp.int32)
+"""Token ids, `(length,)`, all of them real; the labels, `(length,)`, are the next ids."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class DataInfo:
     Attributes:
         name: as in the config.
         input_shape: of one example: (height, width, channels) after `resize`, or (length,).
-        num_classes: outputs that a classifier needs.
+        num_classes: outputs that a classifier needs; of language the tokens.
         class_names: the labels' names, in order.
         num_train: examples in the training split.
         num_eval: examples in the evaluation split.

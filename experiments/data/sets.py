@@ -3,7 +3,14 @@
 import hashlib
 import math
 
-from experiments.data import digits, foolbox_sets, replace_words, text_sets, tfds_sets
+from experiments.data import (
+    digits,
+    foolbox_sets,
+    language_sets,
+    replace_words,
+    text_sets,
+    tfds_sets,
+)
 from experiments.data.config import DataConfig
 from experiments.data.dataset import Dataset
 from experiments.data.info import IMAGE, DataInfo, mean_and_std
@@ -14,6 +21,8 @@ from experiments.schema import ConfigError
 
 def info(config: DataConfig) -> DataInfo:
     """What is known of the set before its data are read; takes well under a second.
+
+    Of language it takes seconds the first time: how many rows there are follows from the tokens.
 
     Raises:
         ConfigError: unknown or absent set, no such split, fewer outputs than labels, or images of
@@ -52,6 +61,7 @@ def load(config: DataConfig) -> Dataset:
         eval_batch_size=config.eval_batch_size,
         fingerprint=hashlib.sha256(parts.encode()).hexdigest(),
         buckets=config.buckets,
+        bytes_per_token=getattr(evaluation, "bytes_per_token", math.nan),
     )
 
 
@@ -63,6 +73,17 @@ def _locate(config: DataConfig) -> Located:
     if config.name in text_sets.SETS:
         assert config.length is not None
         return text_sets.locate(config.name, config.length)
+    if config.name in language_sets.NAMES:
+        assert config.length is not None
+        assert config.vocabulary is not None
+        return language_sets.locate(
+            config.name,
+            tfds_sets.folder(config.data_dir),
+            length=config.length,
+            vocabulary=config.vocabulary,
+            files=config.files,
+            separator=config.separator,
+        )
     return tfds_sets.locate(config.name, config.data_dir, config.length)
 
 

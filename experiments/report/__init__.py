@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 from experiments.report.adaptive import Adaptive
 from experiments.report.bits import Mixed
 from experiments.report.curves import curves
+from experiments.report.deciding import deciding
 from experiments.report.dynamic import Dynamic, dynamic_table
+from experiments.report.exports import export_tables
 from experiments.report.layout import markdown, terminal
 from experiments.report.machine import this_machine
 from experiments.report.pages import report_page, sweep_page
@@ -34,6 +36,9 @@ from experiments.report.plots.widths import widths_figure
 from experiments.report.schema import (
     Curve,
     Document,
+    Export,
+    ExportCalls,
+    Exports,
     Machine,
     Report,
     Result,
@@ -41,6 +46,7 @@ from experiments.report.schema import (
     Stage,
     Sweep,
     read,
+    read_exports,
     read_sweep,
 )
 from experiments.report.sweeps import has_seeds, sweep_rows, sweep_tables
@@ -48,14 +54,21 @@ from experiments.report.tables import model_tables
 from experiments.report.widths import cuts, kernels
 from slim.prune import Sensitivity
 
+EXPORTS = "export.json"
+"""What `write_exports` writes; `read_exports` reads it."""
+
 SENSITIVITY = "sensitivity.json"
 """What `write_sensitivity` writes; `Sensitivity.from_json` reads it."""
 
 __all__ = [
+    "EXPORTS",
     "SENSITIVITY",
     "Adaptive",
     "Curve",
     "Dynamic",
+    "Export",
+    "ExportCalls",
+    "Exports",
     "Machine",
     "Mixed",
     "Report",
@@ -66,6 +79,7 @@ __all__ = [
     "curves",
     "kernels",
     "read",
+    "read_exports",
     "read_sweep",
     "sweep_table",
     "table",
@@ -73,6 +87,7 @@ __all__ = [
     "write",
     "write_adaptive",
     "write_dynamic",
+    "write_exports",
     "write_mixed",
     "write_sensitivity",
     "write_sweep",
@@ -80,8 +95,8 @@ __all__ = [
 
 
 def table(report: Report) -> str:
-    """The measures of a run's models, for a terminal of 100 columns."""
-    return terminal(model_tables(report.models))
+    """The measures of a run's models and artefacts, for a terminal of 100 columns."""
+    return terminal([*model_tables(report.models), *export_tables(report.stages)])
 
 
 def sweep_table(sweep: Sweep) -> str:
@@ -103,7 +118,9 @@ def write(report: Report, directory: Path | str, left: Mapping[str, Path] | None
     """
     left = left or {}
     drawn = {name: path for name, path in left.items() if path.suffix == ".png"}
-    pictures = {"Accuracy against size, FLOPs and latency": ("costs.png", report_costs(report))}
+    score = deciding(report.models[report.baseline])
+    costs = f"{score.name} against size, FLOPs and latency"
+    pictures = {costs: ("costs.png", report_costs(report))}
     if (figure := training_curves(report.stages)) is not None:
         pictures["Training curves"] = ("curves.png", figure)
     files = {"report.json": to_json(report).encode()}
@@ -129,9 +146,11 @@ def write_sweep(sweep: Sweep, directory: Path | str) -> None:
 
     Where a recipe ran with several seeds, `seeds.png` too.
     """
-    pictures = {"Accuracy against size, FLOPs and latency": ("sweep.png", sweep_costs(sweep))}
+    score = deciding(next(iter(sweep.baselines.values())))
+    costs = f"{score.name} against size, FLOPs and latency"
+    pictures = {costs: ("sweep.png", sweep_costs(sweep))}
     if has_seeds(sweep_rows(sweep)):
-        pictures["Accuracy over seeds"] = ("seeds.png", seeds_figure(sweep))
+        pictures[f"{score.name} over seeds"] = ("seeds.png", seeds_figure(sweep))
     files = {"sweep.json": to_json(sweep).encode()}
     files |= {file: _png(figure) for file, figure in pictures.values()}
     page = sweep_page(sweep, [(caption, file) for caption, (file, _) in pictures.items()])
@@ -183,6 +202,11 @@ def write_adaptive(adaptive: Adaptive, directory: Path) -> None:
         "adaptive.png": _png(adaptive_figure(adaptive)),
     }
     _write(files, directory)
+
+
+def write_exports(exports: Exports, directory: Path) -> None:
+    """Writes `export.json`, whole or not at all."""
+    _write({EXPORTS: to_json(exports).encode()}, directory)
 
 
 def to_json(document: Document) -> str:

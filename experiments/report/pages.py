@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from experiments.report.deciding import PERPLEXITY, deciding
+from experiments.report.exports import EXPORT_NOTE, export_tables
 from experiments.report.layout import Table, markdown
 from experiments.report.schema import Machine, Report, Sweep
 from experiments.report.sweeps import has_seeds, sweep_rows, sweep_tables
@@ -21,6 +23,15 @@ SWEEP_NOTE = """\
 Points are top-1's percentage points over the baseline of the same seed; b1 and the like are the
 latencies at batch 1 and so on as ratios, since each recipe was timed in its own run, in turn with
 its baseline."""
+
+LANGUAGE_NOTE = """\
+Perplexity is exp(loss), of one choice of tokens; bits per byte are of the text, and can be compared
+with those of another. Active are the parameters that one token meets. An expert's violation is how
+far its load is above the mean of its layer, as a share of that mean."""
+
+SWEEP_LANGUAGE_NOTE = """\
+Better by is by how much the perplexity is below the baseline's of the same seed; b1 and the like
+are the latencies at batch 1 and so on as ratios, each timed in turn with its run's own baseline."""
 
 SEEDS_NOTE = """\
 Values are means over the seeds, with the sample standard deviation where they differ."""
@@ -44,16 +55,21 @@ def report_page(
         stages: what stages left to show: captions and Markdown.
     """
     models, baseline, final = report.models, report.baseline, report.final
+    language = deciding(models[baseline]) == PERPLEXITY
+    notes = [NOTES, *([LANGUAGE_NOTE] if language else [])]
     lines = [] if final == baseline else [headline(final, baseline, models)]
     lines += [comparison(name, final, baseline, models) for name in report.scratch]
     cut = [] if widths is None else ["## Widths", WIDTHS_NOTE, f"![Widths]({widths})"]
     cut += [_folded(table) for table in width_tables(report)]
+    exported = [*_sections(export_tables(report.stages)), EXPORT_NOTE]
+    exports = ["## Exports", *exported] if len(exported) > 1 else []
     left = [part for caption, shown in stages for part in (f"## {caption}", shown)]
     return _page(
         report.name,
-        [*lines, *_sections(model_tables(models)), NOTES],
+        [*lines, *_sections(model_tables(models)), " ".join(notes)],
         pictures,
         cut,
+        exports,
         left,
         ["## Stages", markdown(stage_table(report.stages))],
         ["## How to reproduce it", *_reproduce(report.command, report.machine)],
@@ -63,7 +79,9 @@ def report_page(
 
 def sweep_page(sweep: Sweep, pictures: Iterable[tuple[str, str]]) -> str:
     """The page of a sweep; arguments as for `report_page`."""
-    notes = [NOTES, SWEEP_NOTE, *([SEEDS_NOTE] if has_seeds(sweep_rows(sweep)) else [])]
+    language = deciding(next(iter(sweep.baselines.values()))) == PERPLEXITY
+    notes = [NOTES, *([LANGUAGE_NOTE, SWEEP_LANGUAGE_NOTE] if language else [SWEEP_NOTE])]
+    notes += [SEEDS_NOTE] if has_seeds(sweep_rows(sweep)) else []
     return _page(
         sweep.name,
         [*_sections(sweep_tables(sweep)), " ".join(notes)],

@@ -76,6 +76,60 @@ class Curve(Section):
         return self
 
 
+class ExportCalls(Section):
+    """Calls of an artefact, timed in turn with those of the float original."""
+
+    threads: int
+    batch: int
+    """Examples in a call."""
+    median_s: Number
+    """Seconds of a call after warm-up: the median."""
+    p90_s: Number
+    """The same: the 90th percentile."""
+    over_float: Number
+    """The same over the float original's in the same runtime: median of the quotients of calls
+    timed side by side; below 1 is faster; NaN where the runtime does not have it."""
+    over_xla: Number
+    """The same over the float original's as XLA compiles it."""
+
+
+class Export(Section):
+    """An artefact, beside what JAX computes."""
+
+    target: str
+    """A name of `slim.export.TARGETS`."""
+    precision: str
+    """Of what it computes."""
+    file: RelativePath
+    """Relative to the report's directory."""
+    size_bytes: int
+    """Of all its files."""
+    runtime: str | None
+    """What ran it; None where nothing here can."""
+    examples: int
+    """Of the evaluation split, on which it was compared; 0 where nothing ran it."""
+    max_error: Number
+    """The greatest difference from JAX's logits of the same model."""
+    mean_error: Number
+    """The mean of the absolute differences."""
+    largest: Number
+    """The greatest absolute value of JAX's logits: what errors are small against."""
+    agreement: Number
+    """Share of the examples that get the same label as from JAX."""
+    top1: Number
+    """Share whose label got the largest logit from the artefact."""
+    top1_jax: Number
+    """The same from JAX."""
+    peak_memory_bytes: Number
+    """The most that a process of its own had resident while it ran the artefact, by one thread."""
+    peak_memory_float_bytes: Number
+    """The same of the float original in the same runtime."""
+    peak_memory_xla_bytes: Number
+    """The same of the float original in JAX."""
+    calls: tuple[ExportCalls, ...] = ()
+    """By threads and batch."""
+
+
 class Stage(Section):
     """One stage of the recipe and the model that it left."""
 
@@ -95,6 +149,8 @@ class Stage(Section):
     """What was logged in training, by name, thinned."""
     kernels: dict[str, Shape] | None = None
     """The shapes of the report's kernels that are left; None where the stage changed none."""
+    exports: tuple[Export, ...] = ()
+    """The artefacts that the stage wrote."""
 
 
 class Machine(Section):
@@ -121,6 +177,12 @@ class Document(Section):
     version: Literal[1] = VERSION
     """Of this schema; a reader refuses another."""
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+
+class Exports(Document):
+    """What a stage wrote for other runtimes: `export.json`, in whose directory the files are."""
+
+    exports: tuple[Export, ...]
 
 
 class Report(Document):
@@ -220,6 +282,11 @@ def read(path: Path | str) -> Report:
 def read_sweep(path: Path | str) -> Sweep:
     """Reads a `sweep.json`; raises `ValueError` as `read` does."""
     return _read(Sweep, Path(path))
+
+
+def read_exports(path: Path | str) -> Exports:
+    """Reads an `export.json`; raises `ValueError` as `read` does."""
+    return _read(Exports, Path(path))
 
 
 def _read(schema: type[R], path: Path) -> R:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiments.measure import Measures
+from experiments.report.deciding import PERPLEXITY, deciding
 from experiments.report.layout import Table
-from experiments.report.quantities import count, digits, duration, percent, points, ratio, size
+from experiments.report.quantities import count, digits, duration, percent, ratio, size
 from experiments.report.quantities import milliseconds as _ms
 from experiments.report.schema import Stage
 
@@ -13,19 +14,39 @@ NOTHING = "–"
 
 Column = tuple[str, Callable[[Measures], str]]
 
+LOADS = "Experts: how even their loads are over the evaluation set, means over layers"
+LOAD_COLUMNS: Sequence[Column] = (
+    ("max violation", lambda m: digits(m.max_violation)),
+    ("of the worst layer", lambda m: digits(m.max_violation_worst)),
+    ("entropy", lambda m: digits(m.load_entropy)),
+    ("dropped", lambda m: percent(m.dropped_share)),
+)
+
 
 def model_tables(models: Mapping[str, Measures]) -> list[Table]:
     """The measures of models by name: quality and cost, more on cost, robustness."""
     first, *_ = models.values()
     large = f"b{first.batch_size}"
+    language = deciding(first) == PERPLEXITY
+    quality: list[Column] = [
+        ("F1", lambda m: percent(m.macro_f1)),
+        ("ECE", lambda m: percent(m.ece)),
+    ]
+    active: list[Column] = []
+    if language:
+        quality = [
+            ("perplexity", lambda m: digits(m.perplexity)),
+            ("bits/byte", lambda m: digits(m.bits_per_byte)),
+        ]
+        active = [("active", lambda m: count(m.active_parameters))]
     groups: dict[str, list[Column]] = {
-        f"Models, on {first.samples:,} examples": [
+        f"Models, on {first.samples:,} {'tokens' if language else 'examples'}": [
             ("loss", lambda m: digits(m.loss)),
             ("top-1", lambda m: percent(m.top1)),
-            ("F1", lambda m: percent(m.macro_f1)),
-            ("ECE", lambda m: percent(m.ece)),
+            *quality,
             ("agrees", lambda m: percent(m.agreement)),
             ("params", lambda m: count(m.parameters)),
+            *active,
             ("non-zero", lambda m: count(m.nonzero_parameters)),
             ("size", lambda m: size(m.size_bytes)),
             ("MACs", lambda m: count(m.macs)),
@@ -42,6 +63,9 @@ def model_tables(models: Mapping[str, Measures]) -> list[Table]:
         ],
     }
     tables = [_table(caption, models, columns) for caption, columns in groups.items()]
+    routed = {name: m for name, m in models.items() if not math.isnan(m.max_violation)}
+    if routed:
+        tables.append(_table(LOADS, routed, LOAD_COLUMNS))
     robustness = [(name, m.robustness) for name, m in models.items()]
     return [*tables, *robustness_tables(robustness, first.robustness_images)]
 
@@ -58,9 +82,10 @@ def headline(name: str, baseline: str, models: Mapping[str, Measures]) -> str:
         f"at batch {small.batch_size}": small.latency_batch_ratio,
     }
     costs = ", ".join(f"{ratio(value)} {what}" for what, value in quotients.items())
+    score = deciding(big)
     return (
-        f"**{name}** against {baseline}: top-1 {percent(small.top1)} "
-        f"({points(small.top1 - big.top1)}), {costs}."
+        f"**{name}** against {baseline}: {score.title} {score.show(score.of(small))} "
+        f"({score.change(score.of(small) - score.of(big))}), {costs}."
     )
 
 
@@ -69,10 +94,14 @@ def comparison(name: str, final: str, baseline: str, models: Mapping[str, Measur
     fresh, small = models[name], models[final]
     same = fresh.parameters == small.parameters < models[baseline].parameters
     of = "at the same size" if same else f"with {count(fresh.parameters)} parameters"
+    score = deciding(fresh)
+    changes = (
+        f"{score.change(score.of(fresh) - score.of(models[other]))} against {other}"
+        for other in (final, baseline)
+    )
     return (
-        f"Trained from scratch {of} (**{name}**): top-1 {percent(fresh.top1)} "
-        f"({points(fresh.top1 - small.top1)} against {final}, "
-        f"{points(fresh.top1 - models[baseline].top1)} against {baseline})."
+        f"Trained from scratch {of} (**{name}**): {score.title} {score.show(score.of(fresh))} "
+        f"({', '.join(changes)})."
     )
 
 

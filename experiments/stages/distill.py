@@ -63,4 +63,4 @@ def _check(config: DistillConfig, earlier: tuple[str, ...], name: str) -> None:
     teacher.check(config.teacher, earlier, f"{name}.teacher")
 
 
-STAGE = Stage(DistillConfig, run, needs_model=False, check=_check)
+STAGE = Stage(DistillConfig, run, needs_model=False, check=_check, of_language=True)

@@ -33,4 +33,4 @@ def run(context: Context, config: FinetuneConfig, model: Model | None) -> Result
     return Result(model._replace(variables=outcome.variables), seconds=outcome.seconds)
 
 
-STAGE = Stage(FinetuneConfig, run, needs_model=True)
+STAGE = Stage(FinetuneConfig, run, needs_model=True, of_language=True)

@@ -121,4 +121,4 @@ def check_same(expected: Any, found: Any, what: str) -> None:
             )
 
 
-STAGE = Stage(LoadConfig, run, needs_model=False, needs_floats=False)
+STAGE = Stage(LoadConfig, run, needs_model=False, needs_floats=False, of_language=True)

@@ -10,7 +10,7 @@ import optax
 
 from experiments import report
 from experiments.network import Network, Variables, prepare
-from experiments.schema import refused
+from experiments.schema import ConfigError, refused
 from experiments.simulated import SCALES, SimulatedNetwork
 from experiments.stages import auto, evidence, mixed
 from experiments.stages.distillation import teacher
@@ -41,7 +41,8 @@ def run(context: Context, config: QuantizeConfig, model: Model | None) -> Result
     assert model is not None
     if config.fold:
         model = _folded(context, model)
-    network = context.network.shrunk(model.plans)
+    network = context.network.shrunk(model.plans).quantizable
+    _check_experts(context.name, config, network)
     traced = network.graph()
     variables, seconds = model.variables, None
     batches = _inputs(context, config.batches)
@@ -61,6 +62,15 @@ def run(context: Context, config: QuantizeConfig, model: Model | None) -> Result
     if config.rounding == "nearest":
         _compare(context, network, assigned, (variables, scales), made)
     return Result(made, seconds=seconds)
+
+
+def _check_experts(name: str, config: QuantizeConfig, network: Network) -> None:
+    """Refuses what cannot be done to experts, whose products are in loops of no fixed length."""
+    if network.routes and config.epochs:
+        raise ConfigError(
+            f"{name}.epochs = {config.epochs:g}: a model with experts cannot be trained rounded; "
+            "set epochs = 0, and put a stage 'finetune' before"
+        )
 
 
 def _folded(context: Context, model: Model) -> Model:
@@ -229,4 +239,4 @@ def _check(config: QuantizeConfig, earlier: tuple[str, ...], name: str) -> None:
         teacher.check(config.distillation.teacher, earlier, f"{name}.distillation.teacher")
 
 
-STAGE = Stage(QuantizeConfig, run, needs_model=True, quantizes=True, check=_check)
+STAGE = Stage(QuantizeConfig, run, needs_model=True, quantizes=True, check=_check, of_language=True)

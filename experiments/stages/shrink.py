@@ -119,4 +119,4 @@ def _requires(config: ShrinkConfig) -> tuple[str, ...]:
     return ("sensitivity",) if config.distribution == SENSITIVITY else ()
 
 
-STAGE = Stage(ShrinkConfig, run, needs_model=True, requires=_requires)
+STAGE = Stage(ShrinkConfig, run, needs_model=True, requires=_requires, of_language=True)

@@ -86,6 +86,7 @@ class Context:
         layout: how parameters are split over them.
         run: how often to save and show.
         preemption: whether to stop early.
+        recipe: all of its fields, for records.
         earlier: loads the models of the stages before, by name, in order.
         directories: of the stages before, by kind; of two of a kind the later's.
         cache: where stages of all recipes keep what they would compute alike.
@@ -102,6 +103,7 @@ class Context:
     layout: meshes.MeshConfig
     run: RunConfig
     preemption: Preemption
+    recipe: dict[str, Any]
     earlier: dict[str, Callable[[], Model]]
     directories: dict[str, Path]
     cache: Path
@@ -126,6 +128,7 @@ class Stage(NamedTuple):
         version: goes into the key of its results; raised when it computes something else.
         check: refuses, by a ConfigError, a config that does not fit the names of the stages before;
             the third argument is the stage's own name.
+        of_language: whether it takes models of language.
         for_images: fields of the config that are lists of what is done to images: empty, and empty
             by default, where examples are something else.
     """
@@ -139,6 +142,7 @@ class Stage(NamedTuple):
     ends: bool = False
     version: int = 1
     check: Callable[[Any, tuple[str, ...], str], None] = lambda config, earlier, name: None
+    of_language: bool = False
     for_images: tuple[str, ...] = ()
 
 

@@ -15,4 +15,4 @@ def run(context: Context, config: TrainConfig, model: Model | None) -> Result:
     return Result(Model(outcome.variables, plans=plans), seconds=outcome.seconds)
 
 
-STAGE = Stage(TrainConfig, run, needs_model=False)
+STAGE = Stage(TrainConfig, run, needs_model=False, of_language=True)

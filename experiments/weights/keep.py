@@ -15,17 +15,16 @@ import orbax.checkpoint as ocp
 from absl import app, flags, logging
 
 from experiments import report
+from experiments.of_run import RUN, STAGE
 from experiments.schema import unknown_name
 from experiments.weights import safetensors_store
 from experiments.workdir import Finished
 
-_RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
-_STAGE = flags.DEFINE_string("stage", None, "Whose network to keep.", required=True)
 _FILE = flags.DEFINE_string("file", None, "Where to.", required=True)
 
 
-def keep(workdir: Path, stage: str, file: Path) -> None:
-    """Writes the network that `stage` of the run in `workdir` left.
+def keep(workdir: Path, stage: str | None, file: Path) -> None:
+    """Writes the network that `stage` of the run in `workdir` left; None: the recipe's last.
 
     Raises:
         ConfigError: the report has no such stage.
@@ -33,6 +32,7 @@ def keep(workdir: Path, stage: str, file: Path) -> None:
     """
     found = report.read(workdir / "report.json")
     entries = {entry.name: entry for entry in found.stages}
+    stage = found.final if stage is None else stage
     if stage not in entries:
         raise unknown_name("--stage", stage, entries)
     entry = entries[stage]
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     """Reads the flags."""
     del argv
     logging.set_verbosity(logging.WARNING)  # libraries
-    keep(Path(_RUN.value), _STAGE.value, Path(_FILE.value))
+    keep(Path(RUN.value), STAGE.value, Path(_FILE.value))
     print(f"{_FILE.value}: {Path(_FILE.value).stat().st_size} bytes")
 
 

@@ -51,14 +51,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """-log softmax(logits)[label] in nats and float32, without label smoothing.
 
     Args:
-        logits: `(batch, classes)`.
-        labels: `(batch,)`, integers in [0, classes).
+        logits: `(..., classes)`.
+        labels: `(...)`, integers in [0, classes).
 
     Returns:
-        Shape `(batch,)`.
+        Of the labels' shape.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    return -jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
 
 
 def init(num_classes: int) -> Confusion:
@@ -99,8 +99,8 @@ def agreeing(logits: jax.Array, reference: jax.Array, weights: jax.Array) -> jax
     """The weight of the rows whose largest logit is of the class that the reference's is of.
 
     Args:
-        logits: `(batch, classes)`.
-        reference: another model's, `(batch, classes)`.
+        logits: `(batch, ..., classes)`.
+        reference: another model's, of the same shape.
         weights: `(batch,)`, float32, as in `update`.
 
     Returns:
@@ -110,7 +110,8 @@ def agreeing(logits: jax.Array, reference: jax.Array, weights: jax.Array) -> jax
     >>> float(agreeing(ours, theirs, jnp.ones(2)))
     1.0
     """
-    same = jnp.argmax(logits, axis=1) == jnp.argmax(reference, axis=1)
+    same = jnp.argmax(logits, axis=-1) == jnp.argmax(reference, axis=-1)
+    weights = weights.reshape(weights.shape + (1,) * (same.ndim - 1))
     return jnp.sum(jnp.where(same, weights, 0))
 
 

@@ -2,9 +2,10 @@
 
 Every model is called as `model.apply(variables, inputs, train=bool)` and gives float32 logits
 `(batch, num_classes)`. Inputs are images `(batch, height, width, channels)` of floats; those of
-`TEXT_MODELS` are token ids `(batch, length)` of int32, 0 where a text has ended. Parameters are
-float32; `dtype` is what convolutions and matrix products compute in. BERT's other heads are in
-`slim.models.bert`.
+`TEXT_MODELS` are token ids `(batch, length)` of int32, 0 where a text has ended. `LANGUAGE_MODELS`
+take such ids too, all of them real, and give the next tokens' logits `(batch, length,
+num_classes)`; `language_model` has their losses beside them. Parameters are float32; `dtype` is
+what convolutions and matrix products compute in. BERT's other heads are in `slim.models.bert`.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from slim.models.bert import TextClassification
+from slim.models.language import LanguageModel, published
 from slim.models.mlp import MLP
 from slim.models.mobilenet_v2 import MobileNetV2
 from slim.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
@@ -42,7 +44,14 @@ IMAGE_MODELS: Mapping[str, partial[Any]] = {
 TEXT_MODELS: Mapping[str, partial[Any]] = {
     "bert": partial(TextClassification),
 }
-MODELS: Mapping[str, partial[Any]] = {**IMAGE_MODELS, **TEXT_MODELS}
+LANGUAGE_MODELS: Mapping[str, partial[Any]] = {
+    "deepseek": partial(LanguageModel, yarn=None, dense=False, merged=0),
+    # Its options are those of the model with experts that computes as much a token.
+    "deepseek_dense": partial(LanguageModel, yarn=None, dense=True, merged=0),
+    "deepseek_v3": partial(LanguageModel, dense=False, **published("v3")),
+    "deepseek_v2_lite": partial(LanguageModel, dense=False, **published("v2_lite")),
+}
+MODELS: Mapping[str, partial[Any]] = {**IMAGE_MODELS, **TEXT_MODELS, **LANGUAGE_MODELS}
 
 
 def options(name: str) -> dict[str, Any]:
@@ -80,8 +89,31 @@ def create(
     >>> create("resnet20", num_classes=10, width=8).width
     8
     """
+    made = _made(name, num_classes, dtype, chosen)
+    return made.decoder() if isinstance(made, LanguageModel) else made
+
+
+def language_model(
+    name: str, *, num_classes: int, dtype: DTypeLike = jnp.float32, **chosen: Any
+) -> LanguageModel:
+    """The model `name` of `LANGUAGE_MODELS` with what it is trained by; arguments as of `create`.
+
+    Raises:
+        ValueError: as `create`; or it is no model of language.
+
+    >>> language_model("deepseek", num_classes=256, bias_rate=0.0, z_weight=1e-3).loss_weights
+    {'z': 0.001}
+    """
+    _lookup("model of language", name, LANGUAGE_MODELS)
+    made: LanguageModel = _made(name, num_classes, dtype, chosen)
+    return made
+
+
+def _made(name: str, num_classes: int, dtype: DTypeLike, chosen: dict[str, Any]) -> Any:
+    """What the table's entry makes of options, which are checked."""
     model = _lookup("model", name, MODELS)
     defaults = options(name)
+    least = {each.name: each.metadata.get("least", 1) for each in dataclasses.fields(model.func)}
     if num_classes < 1:
         raise ValueError(f"num_classes = {num_classes} must be at least 1")
     for option, value in chosen.items():
@@ -91,8 +123,10 @@ def create(
                 f"option {option} = {value!r} of model {name!r} must be a {kind.__name__}, "
                 f"as its default {defaults[option]!r}"
             )
-        if kind is int and value < 1:
-            raise ValueError(f"option {option} = {value} of model {name!r} must be at least 1")
+        if kind is int and value < least[option]:
+            raise ValueError(
+                f"option {option} = {value} of model {name!r} must be at least {least[option]}"
+            )
         chosen[option] = kind(value)
     return model(num_classes=num_classes, dtype=dtype, **chosen)
 

@@ -9,11 +9,16 @@
 * *Balance*: a bias updated without gradients (`update_bias`), auxiliary losses
   (`AUXILIARY_LOSSES`), noise (`jittered`, `noisy_logits`).
 * *Load*: how tokens spread over experts (`load`, `load_statistics`).
+* *Experts*: the weights (`Experts`) and who computes them, a `Mix`: `dropless`, by one of
+  `BACKENDS` (`backend_for` a platform), or `buckets`, both equal to `reference`.
+* *Expert parallelism*, a `Mix` over a mesh of devices, is `slim.moe.parallel`.
 * *Compression* of experts is `slim.moe.compress`.
 """
 
 from slim.moe.balance import AUXILIARY_LOSSES, AuxiliaryLoss, update_bias
 from slim.moe.choice import Choice, capacity, expert_choice, mix_by_choice
+from slim.moe.experts import Experts
+from slim.moe.grouped import BACKENDS, backend_for
 from slim.moe.load import (
     dropped_share,
     gate_load,
@@ -22,17 +27,24 @@ from slim.moe.load import (
     load_statistics,
     max_violation,
 )
+from slim.moe.mixture import Mix, buckets, dropless, reference
 from slim.moe.noise import jittered, noisy_logits
 from slim.moe.routing import ROUTERS, Router, Routing
 
 __all__ = [
     "AUXILIARY_LOSSES",
+    "BACKENDS",
     "ROUTERS",
     "AuxiliaryLoss",
     "Choice",
+    "Experts",
+    "Mix",
     "Router",
     "Routing",
+    "backend_for",
+    "buckets",
     "capacity",
+    "dropless",
     "dropped_share",
     "expert_choice",
     "gate_load",
@@ -43,5 +55,6 @@ __all__ = [
     "max_violation",
     "mix_by_choice",
     "noisy_logits",
+    "reference",
     "update_bias",
 ]

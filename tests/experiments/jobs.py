@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import build
 from experiments import mesh as meshes
-from experiments import network
-from experiments.data import augment
+from experiments.data import augment, packed
 from experiments.data.dataset import Dataset
-from experiments.data.info import IMAGE, TEXT, DataInfo, Modality
+from experiments.data.info import IMAGE, LANGUAGE, TEXT, DataInfo, Modality
 from experiments.data.sources import ArraySource
 from experiments.mesh import MeshConfig
 from experiments.precision import PRECISIONS
@@ -23,6 +23,9 @@ SIZE = 60  # examples; with batches of 8 an epoch has 7.5 steps
 LABELS = 4
 
 LENGTH, VOCABULARY = 8, 20
+WIDTHS = {"width": 16, "latent": 8, "head_width": 8, "rotary_width": 4, "value_width": 8}
+DECODER = {"name": "deepseek", "depth": 2, "heads": 2, "hidden": 24, "expert_hidden": 8}
+DECODER |= {"experts": 4, **WIDTHS}
 BERT = BertConfig(16, depth=1, heads=4, hidden=24, vocabulary=VOCABULARY, positions=LENGTH)
 
 
@@ -44,6 +47,35 @@ def words() -> Dataset:
     texts[:, 0] = 1 + labels
     texts[np.arange(LENGTH) >= random.integers(3, LENGTH + 1, (SIZE * 2, 1))] = 0
     return _dataset(texts.astype(np.int32), labels, TEXT, mean=(), std=())
+
+
+def language() -> Dataset:
+    """Rows of tokens each of which is 1 or 2 above the one before, modulo `VOCABULARY`."""
+    random = np.random.default_rng(0)
+    stream = np.cumsum(random.integers(1, 3, 2 * SIZE * LENGTH + 1)) % VOCABULARY
+    rows = packed.windows(stream.astype(np.int32), LENGTH)
+    bytes_each = np.full(VOCABULARY, 2)
+    info = DataInfo(
+        name="language",
+        input_shape=(LENGTH,),
+        num_classes=VOCABULARY,
+        class_names=tuple(map(str, range(VOCABULARY))),
+        num_train=SIZE,
+        num_eval=SIZE,
+        mean=(),
+        std=(),
+        origin="made here",
+        modality=LANGUAGE,
+    )
+    return Dataset(
+        info=info,
+        train=packed.PackedSource([rows[:SIZE]], bytes_each),
+        eval=packed.PackedSource([rows[SIZE:]], bytes_each),
+        batch_size=8,
+        eval_batch_size=8,
+        fingerprint="language",
+        bytes_per_token=2.0,
+    )
 
 
 def _dataset(inputs: np.ndarray, labels: np.ndarray, modality: Modality, **normal: Any) -> Dataset:
@@ -93,11 +125,12 @@ def job(
     """
     dataset = dataset or stripes()
     layout = layout or MeshConfig()
+    mesh = meshes.build(layout, jax.devices()[:devices])
     model = model or {"name": "mlp", "hidden": (16,), "dropout": 0.1}
     fields: dict[str, Any] = {
         "name": "train",
         "directory": directory,
-        "network": network.build(model, dataset.info, PRECISIONS[precision]),
+        "network": build.network(model, dataset.info, PRECISIONS[precision], mesh),
         "dataset": dataset,
         "augment": augment.build([]),
         "config": TrainConfig(**{"epochs": 2.0, **config}),
@@ -105,7 +138,7 @@ def job(
             checkpoint_epochs=0.25, checkpoint_seconds=0.0, log_steps=1, histogram_epochs=0.0
         ),
         "precision": PRECISIONS[precision],
-        "mesh": meshes.build(layout, jax.devices()[:devices]),
+        "mesh": mesh,
         "layout": layout,
         "seed": 7,
     }

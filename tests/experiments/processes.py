@@ -43,7 +43,9 @@ class Process:
     ):
         self.workdir = workdir
         self._stderr = workdir.with_name(f"{workdir.name}-{time.monotonic_ns()}.stderr")
-        command = [sys.executable, "-m", "experiments.main", f"--config={CONFIG}"]
+        command = [sys.executable, "-m", "experiments.main"]
+        if not any(flag.startswith("--config=") for flag in flags):
+            command.append(f"--config={CONFIG}")
         if file_limit is not None:
             command = [sys.executable, "-c", LIMITED, str(file_limit), *command]
         with self._stderr.open("wb") as stderr:

@@ -52,6 +52,9 @@ def test_a_batch_that_devices_cannot_share_is_refused():
     meshes.check_batch(16, (2, 4, 1, 1), "data.batch_size")
     with pytest.raises(ConfigError, match=r"data\.batch_size = 20: .* the 8 devices .*; try 16"):
         meshes.check_batch(20, (2, 4, 1, 1), "data.batch_size")
+    meshes.check_batch(4, (2, 1, 2, 2), "data.batch_size")
+    with pytest.raises(ConfigError, match=r"2: .* the 4 devices .*data x fsdp x expert; try 4"):
+        meshes.check_batch(2, (2, 1, 2, 2), "data.batch_size")
 
 
 def test_the_largest_dimension_that_divides_is_split():
@@ -93,15 +96,34 @@ def test_rules_that_cover_too_little_or_decide_nothing_are_refused(config, messa
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_the_default_rule_covers_every_parameter_of_every_model(name):
     model = models.create(name, num_classes=10)
-    reads = (
-        jnp.zeros((1, 16), jnp.int32) if name in models.TEXT_MODELS else jnp.zeros((1, 32, 32, 3))
-    )
+    shape = (1, 32, 32, 3) if name in models.IMAGE_MODELS else (1, 16)
+    reads = jnp.zeros(shape, jnp.float32 if name in models.IMAGE_MODELS else jnp.int32)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), reads, train=False))
     sizes = {path: leaf.shape for path, leaf in paths.flatten(variables["params"]).items()}
     found = specs(MeshConfig(fsdp=2), sizes=sizes)
     assert found.keys() == sizes.keys()
     split = sum(math.prod(sizes[path]) for path, spec in found.items() if spec != P())
     assert split > 0.95 * sum(math.prod(size) for size in sizes.values())
+
+
+def test_a_models_own_table():
+    sizes = {
+        "sparse/mlp/experts/gate": (2, 4, 64, 32),
+        "sparse/mlp/router/kernel": (2, 64, 4),
+        "norm/scale": (64,),
+    }
+    config = rules(("*/kernel", "none"), ("*", "deepseek"), fsdp=2, expert=2)
+    assert specs(config, sizes=sizes) == {
+        "sparse/mlp/experts/gate": P(None, "expert", "fsdp"),
+        "sparse/mlp/router/kernel": P(),
+        "norm/scale": P(),
+    }
+    with pytest.raises(
+        ConfigError, match=r"mesh\.rules: parameter 'a/kernel' has no place in slim"
+    ):
+        specs(rules(("*", "deepseek"), fsdp=2), sizes={"a/kernel": (4, 4)})
+    with pytest.raises(ConfigError, match=r"4 experts cannot be divided over expert = 8"):
+        specs(rules(("*", "deepseek"), expert=8), sizes=sizes)
 
 
 def test_what_belongs_to_a_parameter_lies_where_it_does():

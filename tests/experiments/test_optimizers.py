@@ -161,3 +161,13 @@ def test_an_unknown_name_is_refused_with_the_nearest(field, wrong, near):
         ConfigError, match=f"{field}: unknown name '{wrong}'; did you mean '{near}'"
     ):
         parse(OptimizerConfig, {field: wrong}, "train")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_stacked_scales_of_norms_do_not_decay(name):
+    optimizer = built(optimizer=name, lr=0.1, weight_decay=0.5)
+    params = {"norm": {"scale": jnp.ones((3, 4))}, "mlp": {"up": jnp.ones((3, 4, 2))}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    update, _ = optimizer.update(zeros, optimizer.init(params), params)
+    assert not np.any(update["norm"]["scale"])
+    assert np.all(np.asarray(update["mlp"]["up"]) < 0)

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import network
+from experiments import build
 from experiments.mesh import MeshConfig
 from experiments.precision import PRECISIONS
 from experiments.preemption import Preempted
@@ -17,7 +17,7 @@ from slim.quant.stored import specs_of
 from tests.experiments import jobs
 
 INFO = jobs.stripes().info
-FLOAT = network.build({"name": "mlp", "hidden": (16,)}, INFO, PRECISIONS["float32"])
+FLOAT = build.network({"name": "mlp", "hidden": (16,)}, INFO, PRECISIONS["float32"])
 VARIABLES = FLOAT.init(jax.random.key(0))
 IMAGES = jax.random.uniform(jax.random.key(1), (16, 8, 8, 1))
 SITES = quant.assign(

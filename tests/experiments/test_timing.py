@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import timing
-from experiments.timing import Latency, in_turn
+from experiments.timing import Latency, clocked_in_turn, in_turn
 
 
 class Clock:
@@ -106,3 +106,23 @@ def test_bad_arguments(kwargs, message):
 def test_ratio_needs_the_same_rounds():
     with pytest.raises(ValueError, match="shorter"):
         Latency((1.0, 1.0), 1).ratio(Latency((1.0,), 1))
+
+
+def test_calls_that_are_clocked_elsewhere_are_counted_in_turn():
+    log = []
+
+    def clock(name, seconds):
+        def run(count):
+            log.append((name, count))
+            return seconds * count
+
+        return run
+
+    times = clocked_in_turn({"a": clock("a", 0.25e-3), "b": clock("b", 2e-3)}, warmup=1, rounds=2)
+    assert log == [
+        *[("a", 1), ("b", 1)],
+        *[("a", 1), ("a", 4), ("b", 1)],
+        *[("a", 4), ("b", 1)] * 2,
+    ]
+    assert times["a"] == Latency((0.25e-3,) * 2, 4)
+    assert times["b"] == Latency((2e-3,) * 2, 1)

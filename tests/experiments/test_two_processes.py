@@ -5,6 +5,7 @@ Four devices each time: two in each of two processes, or four in one.
 
 import signal
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,17 +22,17 @@ SHORT = (
 STEPS = 22
 
 
-def one(start, workdir, *flags):
-    return start(workdir, *SHORT, *flags, env={"JAX_NUM_CPU_DEVICES": "4"})
+def one(start, workdir, *flags, short=SHORT):
+    return start(workdir, *short, *flags, env={"JAX_NUM_CPU_DEVICES": "4"})
 
 
-def two(start, workdir, *flags):
+def two(start, workdir, *flags, short=SHORT):
     """Starts both, the one that writes first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {"JAX_NUM_CPU_DEVICES": "2", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
-    shared = (*SHORT, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    shared = (*short, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
     return [start(workdir, *shared, f"--process_id={i}", *flags, env=env) for i in range(2)]
 
 
@@ -68,6 +69,19 @@ def test_two_processes_have_the_losses_of_one(start, alone, tmp_path, flags):
         ended = process.end()
         assert ended.code == 0, ended.stderr
     assert_same_losses(losses(workdir), alone)
+
+
+@pytest.mark.slow
+def test_experts_in_both_processes(start, tmp_path):
+    """Each has half of them, and tokens go to and fro."""
+    config = f"--config={Path(__file__).with_name('tiny_language.py')}"
+    runs = [one(start, tmp_path / "one", config, short=())]
+    runs += two(start, tmp_path / "two", config, "--config.mesh.expert=4", short=())
+    for process in runs:
+        ended = process.end()
+        assert ended.code == 0, ended.stderr
+    assert len(losses(tmp_path / "one")) == 8 + 2  # evaluated twice
+    assert_same_losses(losses(tmp_path / "two"), losses(tmp_path / "one"))
 
 
 def test_two_processes_stop_together_and_one_goes_on(start, tmp_path):

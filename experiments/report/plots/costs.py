@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: size, FLOPs, latency."""
+"""Accuracy, or perplexity, against what it costs: size, FLOPs, latency."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.measure import Measures
+from experiments.report.deciding import deciding
 from experiments.report.plots.labels import label
 from experiments.report.plots.style import BLUE, QUIET, RED, style, wide_figure
 from experiments.report.schema import Report, Sweep
@@ -61,28 +62,29 @@ def sweep_costs(sweep: Sweep) -> Figure:
 
 
 def _figure(points: Sequence[Point], costs: Sequence[Cost], line: Sequence[str] = ()) -> Figure:
-    """Top-1 against each cost, side by side; a line joins the models that `line` names."""
-    top1 = [100 * point.mean(_top1) for point in points]
-    errors = [100 * deviation([_top1(result) for result in point.results]) for point in points]
+    """The deciding score against each cost; a line joins the models that `line` names."""
+    score = deciding(points[0].results[0])
+    values = [score.factor * point.mean(score.of) for point in points]
+    errors = [score.factor * deviation([score.of(r) for r in point.results]) for point in points]
     names, colours = [point.name for point in points], [point.colour for point in points]
     joined = [index for index, name in enumerate(names) if name in line]
     with style():
         figure = wide_figure()
         panels = figure.subplots(1, len(costs), sharey=True)
-        panels[0].set_ylabel("Top-1 accuracy (%)")
-        panels[0].set_ylim(*_limits(top1))
+        panels[0].set_ylabel(score.axis)
+        panels[0].set_ylim(*_limits(values))
         drawn = []
         for axes, (title, cost) in zip(panels, costs, strict=True):
             x = [point.mean(cost) for point in points]
             axes.set_xlabel(title)
             _scale(axes, x)
             axes.plot(
-                [x[i] for i in joined], [top1[i] for i in joined],
+                [x[i] for i in joined], [values[i] for i in joined],
                 color="#cfcfcf", linewidth=1, zorder=1,
             )  # fmt: skip
-            axes.errorbar(x, top1, errors, fmt="none", ecolor=colours, elinewidth=1, zorder=1)
-            axes.scatter(x, top1, c=colours, s=44, edgecolors="white", linewidths=0.8, zorder=2)
-            drawn.append((axes, list(zip(x, top1, strict=True))))
+            axes.errorbar(x, values, errors, fmt="none", ecolor=colours, elinewidth=1, zorder=1)
+            axes.scatter(x, values, c=colours, s=44, edgecolors="white", linewidths=0.8, zorder=2)
+            drawn.append((axes, list(zip(x, values, strict=True))))
         figure.draw_without_rendering()  # gives the axes their places, which the labels need
         figure.set_layout_engine("none")
         for axes, xy in drawn:
@@ -90,13 +92,9 @@ def _figure(points: Sequence[Point], costs: Sequence[Cost], line: Sequence[str] 
     return figure
 
 
-def _top1(measures: Measures) -> float:
-    return measures.top1
-
-
-def _limits(percentages: Sequence[float]) -> tuple[float, float]:
+def _limits(values: Sequence[float]) -> tuple[float, float]:
     """Room around the values, and never so little of the scale that noise looks like a result."""
-    low, high = min(percentages), max(percentages)
+    low, high = min(values), max(values)
     room = max(0.2 * (high - low), 1.0)
     return low - room, high + room
 

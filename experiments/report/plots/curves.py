@@ -13,6 +13,7 @@ from experiments.report.schema import Stage
 
 PANELS = {
     "loss": "Loss (nats)",
+    "perplexity": "Perplexity",
     "top1": "Top-1 accuracy (%)",
     "learning_rate": "Learning rate",
 }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import cuts, network
+from experiments import build, cuts
 from experiments.network import Network, Variables
 from experiments.schema import ConfigError, unknown_name
 from experiments.stages.distillation.objective import Teach
@@ -54,8 +54,8 @@ def find(context: Context, name: str, field: str) -> Teacher:
     variables, metadata = safetensors_store.load(Path(name))
     whole = context.network
     if section := metadata.get("recipe", {}).get("model"):
-        network.check(section, context.dataset.info.modality)
-        whole = network.build(section, context.dataset.info, context.precision)
+        build.check(section, context.dataset.info.modality)
+        whole = build.network(section, context.dataset.info, context.precision)
     of_file = whole.shrunk(map(cuts.from_json, metadata.get("plans", ())))
     expected = of_file.abstract()
     check_same(expected, variables, f"{field} = {name!r}")

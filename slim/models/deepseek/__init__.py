@@ -19,20 +19,26 @@ Scales of norms are stacked too, `(layers, width)`: tell what decays by names, n
 
 **Decoding** is `decode(model, variables, ids, cache, position)`; `slim.models.generate` samples.
 
-**Over a mesh**, under `jax.set_mesh`: parameters by `specs(variables, mesh.shape)`, and
-`DeepSeek(config, expert_parallel(mesh), layout=Layout())`.
+**Over a mesh**: parameters by `specs(variables, mesh.shape)`, and
+`DeepSeek(config, expert_parallel(mesh), layout=Layout(mesh))`.
+
+**In little memory**: `remat`, `attention_block`, and `method="foretell"` instead of "logits", which
+gives the losses of given tokens.
 
 config      sizes: `CONFIGS` has "v3", "v2_lite", "tiny"; any is dense by `config.dense()`
 rotary      positions, YaRN
 attention   multi-head latent attention, whole and absorbed
+blockwise   the whole form block by block
 moe         SwiGLU, experts, what is sown
 model       layers, multi-token prediction, decoding
+foretell    the cross-entropy of the next tokens by parts of the vocabulary
 count       parameters, FLOPs, cache, from shapes alone
 sharding    which dimension of a parameter goes over which axis of the mesh
 """
 
 from slim.models.deepseek.attention import LatentCache
 from slim.models.deepseek.config import CONFIGS, DeepSeekConfig, Yarn, deepseek_config
+from slim.models.deepseek.foretell import Foretold
 from slim.models.deepseek.model import Cache, DeepSeek, decode, empty_cache
 from slim.models.deepseek.moe import Auxiliary, auxiliary
 from slim.models.deepseek.sharding import Layout, specs
@@ -43,6 +49,7 @@ __all__ = [
     "Cache",
     "DeepSeek",
     "DeepSeekConfig",
+    "Foretold",
     "LatentCache",
     "Layout",
     "Yarn",

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from slim.models.deepseek.blockwise import attend
 from slim.models.deepseek.config import DeepSeekConfig
 from slim.models.deepseek.rotary import rotate, softmax_scale
-from slim.models.deepseek.sharding import Layout, constrain
+from slim.models.deepseek.sharding import Layout, constrain, whole
 from slim.models.layers import RMSNorm
 
 
@@ -40,11 +41,21 @@ class LatentAttention(nn.Module):
 
     Its parameters, by the papers' names: query_down W_DQ, query_up W_UQ, query_rotary W_QR,
     latent_down W_DKV, key_up W_UK, value_up W_UV, rotary_key W_KR, out W_O.
+
+    Attributes:
+        config: the sizes.
+        dtype: of matrix products.
+        layout: where activations lie, if that is to be fixed.
+        block: scores of so many queries and keys are in memory at a time, in the whole form; 0:
+            those of all.
+        block_heads: of so many heads at a time; 0: of all.
     """
 
     config: DeepSeekConfig
     dtype: DTypeLike = jnp.float32
     layout: Layout | None = None
+    block: int = 0
+    block_heads: int = 0
 
     def setup(self) -> None:
         """The matrices, and the latents' normalizations."""
@@ -64,7 +75,8 @@ class LatentAttention(nn.Module):
 
     def _matrix(self, name: str, rows: int, columns: int) -> jax.Array:
         init = nn.initializers.normal(self.config.init_std)
-        return jnp.asarray(self.param(name, init, (rows, columns)), self.dtype)
+        matrix = jnp.asarray(self.param(name, init, (rows, columns)), self.dtype)
+        return whole(matrix, name, self.layout)
 
     def __call__(
         self, x: jax.Array, cache: LatentCache | None, positions: jax.Array
@@ -115,12 +127,12 @@ class LatentAttention(nn.Module):
         """Attention by keys [k^C; k^R] of each head (V2's eq. 16 to 18)."""
         key, value = self._up(latent, self.key_up), self._up(latent, self.value_up)
         shared = jnp.broadcast_to(rotary_key[:, :, None], (*key.shape[:-1], rotary_key.shape[-1]))
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk",
-            jnp.concatenate([query, rotary_query], axis=-1),
-            jnp.concatenate([key, shared], axis=-1),
-            preferred_element_type=jnp.float32,
-        )
+        query = jnp.concatenate([query, rotary_query], axis=-1)
+        key = jnp.concatenate([key, shared], axis=-1)
+        if 0 < self.block < len(positions):
+            scale = softmax_scale(self.config)
+            return attend(query, key, value, scale, self.block, self.block_heads)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         weights = self._weights(scores, positions[:, None] >= positions)
         return jnp.einsum("bhqk,bkhv->bqhv", weights, value)
 

@@ -65,6 +65,8 @@ class DeepSeekConfig:
         active: how many of them a token goes to (K_r).
         shared: experts that all tokens go to (N_s).
         expert_hidden: hidden width of an expert.
+        merged: how many experts are left where similar ones were merged, and the router's choices
+            among `experts` are led to these; 0: none were.
         router: one of `slim.moe.routing.ROUTERS`.
         normalize: whether a token's gates are divided by their sum.
         scale: what gates are multiplied by then.
@@ -96,6 +98,7 @@ class DeepSeekConfig:
     active: int = 8
     shared: int = 1
     expert_hidden: int = 2048
+    merged: int = 0
     router: str = "sigmoid"
     normalize: bool = True
     scale: float = 2.5
@@ -128,11 +131,21 @@ class DeepSeekConfig:
             if self.expert_hidden < 1:
                 raise ValueError(f"expert_hidden = {self.expert_hidden} must be at least 1")
             self.make_router().check(self.experts)
+            if self.merged and not self.active <= self.merged <= self.experts:
+                raise ValueError(
+                    f"merged = {self.merged} must be from active = {self.active} to experts = "
+                    f"{self.experts}, or 0"
+                )
 
     @property
     def sparse_layers(self) -> int:
         """How many layers have experts; they come last."""
         return self.depth - self.dense_layers
+
+    @property
+    def distinct(self) -> int:
+        """How many experts of a layer have weights of their own."""
+        return self.merged or self.experts
 
     def make_router(self) -> Router:
         """The router of every layer with experts.
@@ -158,7 +171,7 @@ class DeepSeekConfig:
         """
         of_experts = self.sparse_layers * (self.active + self.shared) * self.expert_hidden
         hidden = (self.dense_layers * self.hidden + of_experts) / self.depth
-        return replace(self, dense_layers=self.depth, hidden=round(hidden), experts=0)
+        return replace(self, dense_layers=self.depth, hidden=round(hidden), experts=0, merged=0)
 
 
 CONFIGS: Mapping[str, DeepSeekConfig] = {

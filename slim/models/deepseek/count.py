@@ -4,6 +4,7 @@ FLOPs are of matrix products, two a multiply-add, as the papers count them; embe
 up, norms and softmax left out.
 """
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, NamedTuple
@@ -60,13 +61,14 @@ def parameters(config: DeepSeekConfig) -> Count:
     37552297472
     """
     sizes = {path: prod(leaf.shape) for path, leaf in flatten(shapes(config)).items()}
+    sizes = {path: size for path, size in sizes.items() if not path.endswith("/assignment")}
 
     def total(pattern: str) -> int:
         return sum(size for path, size in sizes.items() if fnmatchcase(path, pattern))
 
     ahead = total("*/ahead_*")
     routed = total("params/sparse/mlp/experts/*")
-    idle = routed // config.experts * (config.experts - config.active) if routed else 0
+    idle = routed // config.distinct * (config.distinct - config.active) if routed else 0
     return Count(
         total=total("*") - ahead,
         active=total("*") - ahead - idle,
@@ -82,22 +84,47 @@ def flops(config: DeepSeekConfig, context: float) -> float:
     Training takes three times as many, and its tokens see half of their text in the mean: V3's 250
     GFLOPs a token at length 4096 (arXiv:2505.09343, table 2) are `3 * flops(v3, 2048)`.
     """
-    each = config.head_width + config.rotary_width + config.value_width
-    return 2 * (_multiplied(config) + config.depth * config.heads * each * context)
+    return flops_of(shapes(config)["params"], config.active, context)
+
+
+def flops_of(params: PyTree, active: int, context: float) -> float:
+    """What `flops` counts, of a decoder whose matrices may be narrower than any config says.
+
+    Args:
+        params: arrays or their shapes.
+        active: experts that a token goes to.
+        context: tokens that one attends to.
+    """
+    leaves = {f"/{path}": leaf for path, leaf in flatten(params).items()}
+    columns = sum(
+        prod(leaf.shape) // leaf.shape[-2]
+        for path, leaf in leaves.items()
+        if path.endswith(_ATTENDED) and not path.startswith("/ahead_")
+    )
+    return 2 * (_multiplied(leaves, active) + columns * context)
+
+
+_ATTENDED = tuple(f"/attention/{name}" for name in ("query_up", "query_rotary", "value_up"))
+"""The matrices that make what meets each earlier token: of all heads, side by side."""
 
 
 def decode_flops(config: DeepSeekConfig, context: float) -> float:
     """Of one token that is decoded with `context` tokens in the cache, in the absorbed form."""
     each = 2 * config.latent + config.rotary_width
-    return 2 * (_multiplied(config) + config.depth * config.heads * each * context)
+    attended = config.depth * config.heads * each * context
+    leaves = {f"/{path}": leaf for path, leaf in flatten(shapes(config)["params"]).items()}
+    return 2 * (_multiplied(leaves, config.active) + attended)
 
 
-def _multiplied(config: DeepSeekConfig) -> int:
+def _multiplied(leaves: Mapping[str, Any], active: int) -> int:
     """The entries of all matrices that a token is multiplied by."""
-    count = parameters(config)
-    latents = config.latent + config.query_rank  # their norms' scales
-    norms = config.depth * (2 * config.width + latents) + config.width
-    return count.active - count.embedding - count.biases - norms
+    total = 0
+    for path, leaf in leaves.items():
+        if path == "/embedding" or path.endswith("/scale") or path.startswith("/ahead_"):
+            continue
+        experts = leaf.shape[-3] if "/experts/" in path else 1
+        total += prod(leaf.shape) // experts * min(active, experts)
+    return total
 
 
 def cache_bytes(config: DeepSeekConfig, itemsize: int = 2) -> int:

@@ -19,10 +19,12 @@ from jax.typing import DTypeLike
 
 from slim.models.deepseek.attention import LatentAttention, LatentCache
 from slim.models.deepseek.config import DeepSeekConfig
+from slim.models.deepseek.foretell import Foretold, foretell
 from slim.models.deepseek.moe import MoE, SwiGLU
-from slim.models.deepseek.sharding import Layout, constrain
+from slim.models.deepseek.sharding import Layout, constrain, looked_up, whole
 from slim.models.layers import RMSNorm
 from slim.moe.mixture import Mix, dropless
+from slim.paths import map_with_path
 
 Cache = dict[str, LatentCache]
 """Of each stack of layers by its name, layers first."""
@@ -37,6 +39,8 @@ class DecoderLayer(nn.Module):
         auxiliary: the auxiliary losses that are sown, by name.
         dtype: of matrix products.
         layout: where activations lie, if that is to be fixed.
+        attention_block: see `LatentAttention.block`.
+        attention_heads: see `LatentAttention.block_heads`.
     """
 
     config: DeepSeekConfig
@@ -44,6 +48,8 @@ class DecoderLayer(nn.Module):
     auxiliary: tuple[str, ...] = ()
     dtype: DTypeLike = jnp.float32
     layout: Layout | None = None
+    attention_block: int = 0
+    attention_heads: int = 0
 
     @nn.compact
     def __call__(
@@ -52,7 +58,8 @@ class DecoderLayer(nn.Module):
         """`(batch, length, width)` to the same shape; the cache as `LatentAttention` has it."""
         c = self.config
         norm = partial(RMSNorm, epsilon=c.epsilon)
-        attention = LatentAttention(c, self.dtype, self.layout, name="attention")
+        blocks = self.attention_block, self.attention_heads
+        attention = LatentAttention(c, self.dtype, self.layout, *blocks, name="attention")
         y, cache = attention(norm(name="attention_norm")(x), cache, positions)
         x = constrain(x + y, self.layout)
 
@@ -73,6 +80,7 @@ class PredictAhead(nn.Module):
 
     config: DeepSeekConfig
     layer: Callable[..., DecoderLayer]
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -84,7 +92,8 @@ class PredictAhead(nn.Module):
         init = nn.initializers.normal(c.init_std)
         project = self.param("project", init, (2 * c.width, c.width))
         both = [norm(name="embedding_norm")(embedded), norm(name="state_norm")(state)]
-        x = jnp.concatenate(both, axis=-1) @ jnp.asarray(project, state.dtype)
+        matrix = whole(jnp.asarray(project, state.dtype), "project", self.layout)
+        x = jnp.concatenate(both, axis=-1) @ matrix
         x, _ = self.layer(name="layer")(x, None, positions, train)
         return norm(name="norm")(x)
 
@@ -100,8 +109,11 @@ class DeepSeek(nn.Module):
             parameters.
         remat: whether layers are computed again in the backward pass instead of kept.
         auxiliary: the losses of `slim.moe.balance` that are sown, by name.
-        layout: where activations lie on the ambient mesh; None leaves it to the compiler, which
-            over many devices chooses badly.
+        layout: where activations lie on a mesh; None leaves it to the compiler, which over
+            many devices chooses badly.
+        attention_block: attention over whole texts goes by blocks of so many places, which must
+            divide a length above it; 0: at once, so that all scores are in memory.
+        attention_heads: and, by blocks, by so many heads at a time; 0: all.
     """
 
     config: DeepSeekConfig
@@ -110,6 +122,8 @@ class DeepSeek(nn.Module):
     remat: bool = False
     auxiliary: tuple[str, ...] = ("sequence", "z")
     layout: Layout | None = None
+    attention_block: int = 0
+    attention_heads: int = 0
 
     def setup(self) -> None:
         """The embedding, the stacks, what predicts ahead, the last norm and the head."""
@@ -120,26 +134,35 @@ class DeepSeek(nn.Module):
         self.norm = RMSNorm(epsilon=c.epsilon)
 
         layer: Any = DecoderLayer
+        scanned: Any = DecoderLayer
         if self.remat:
-            layer = nn.remat(layer, prevent_cse=False, static_argnums=(4,))
+            layer = nn.remat(DecoderLayer, static_argnums=(4,))
+            # A loop's two passes are apart as it is.
+            scanned = nn.remat(DecoderLayer, prevent_cse=False, static_argnums=(4,))
         options: dict[str, Any] = {
             "config": c,
             "auxiliary": self.auxiliary,
             "dtype": self.dtype,
             "layout": self.layout,
+            "attention_block": self.attention_block,
+            "attention_heads": self.attention_heads,
         }
         stacks = _stacks(c)
         for name, depth in stacks.items():
             stack = nn.scan(
-                layer,
-                variable_axes={"params": 0, "router": 0, "losses": 0, "load": 0},
+                scanned,
+                variable_axes=dict.fromkeys(("params", "router", "losses", "load", "logits"), 0),
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast, nn.broadcast),
                 length=depth,
             )
+            if self.dtype != jnp.float32 and not self.is_initializing():
+                # All layers' at once: XLA does so anyway, and gradients are then stacked in `dtype`
+                # too, as each is computed, instead of in float32.
+                stack = nn.map_variables(stack, "params", partial(_lower, dtype=self.dtype))
             setattr(self, name, stack(mix=self.mix if name == "sparse" else None, **options))
         one = partial(layer, mix=self.mix if "sparse" in stacks else None, **options)
-        self.ahead = [PredictAhead(c, one) for _ in range(c.predict_ahead)]
+        self.ahead = [PredictAhead(c, one, self.layout) for _ in range(c.predict_ahead)]
 
     def __call__(self, ids: jax.Array, train: bool) -> jax.Array:
         """Token ids int32 `(batch, length)` to float32 logits `(batch, length, vocabulary)`."""
@@ -165,11 +188,24 @@ class DeepSeek(nn.Module):
     def logits(self, states: jax.Array) -> jax.Array:
         """States `(batch, length, width)`, or some places of them, to float32 logits.
 
-        All of them take much memory, `(batch, length, vocabulary)`: cut states along the length.
+        All of them take much memory, `(batch, length, vocabulary)`: cut states along the length, or
+        let `foretell` compare them with what follows.
         """
         head = jnp.asarray(self.head, self.dtype)
-        logits = jnp.matmul(states, head, preferred_element_type=jnp.float32)
-        return constrain(logits, self.layout, columns=True)
+        # Flat: where a gradient sums over two dimensions, XLA's CPU compiler takes 8 times as long.
+        rows = states.reshape(-1, states.shape[-1])
+        logits = jnp.matmul(rows, head, preferred_element_type=jnp.float32)
+        return constrain(logits.reshape(*states.shape[:-1], -1), self.layout, columns=True)
+
+    def foretell(self, states: jax.Array, labels: jax.Array, parts: int = 1) -> Foretold:
+        """How well states tell the tokens; in parts of the vocabulary, without all logits.
+
+        Args:
+            states: `(batch, length, width)`, or some places of them.
+            labels: int32 `(batch, length)`, what follows them.
+            parts: into how many the vocabulary is divided, of each device's share of the head.
+        """
+        return foretell(states, jnp.asarray(self.head, self.dtype), labels, parts, self.layout)
 
     def step(self, ids: jax.Array, cache: Cache, position: jax.Array) -> tuple[jax.Array, Cache]:
         """The next tokens' logits, given what the cache has of those before; see `decode`."""
@@ -179,7 +215,7 @@ class DeepSeek(nn.Module):
 
     def _embed(self, ids: jax.Array) -> jax.Array:
         found = jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
-        return constrain(found, self.layout)
+        return looked_up(found, self.layout)
 
     def _layers(
         self, x: jax.Array, cache: Cache | None, positions: jax.Array, train: bool
@@ -190,6 +226,15 @@ class DeepSeek(nn.Module):
             before = None if cache is None else cache[name]
             x, caches[name] = getattr(self, name)(x, before, positions, train)
         return x, caches
+
+
+def _lower(params: Any, dtype: DTypeLike) -> Any:
+    """The matrices in the dtype that they are multiplied in: all but routers' and norms' scales."""
+
+    def lower(path: str, leaf: jax.Array) -> jax.Array:
+        return leaf if path.endswith(("scale", "router/kernel")) else leaf.astype(dtype)
+
+    return map_with_path(lower, params)
 
 
 def _stacks(config: DeepSeekConfig) -> dict[str, int]:

@@ -13,8 +13,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from slim.models.deepseek.config import DeepSeekConfig
-from slim.models.deepseek.sharding import Layout, constrain
+from slim.models.deepseek.sharding import Layout, constrain, whole
 from slim.moe.balance import AUXILIARY_LOSSES, update_bias
+from slim.moe.compress.merge import remapped
 from slim.moe.experts import Experts
 from slim.moe.load import load
 from slim.moe.mixture import Mix
@@ -34,12 +35,17 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., width)` to the same shape."""
-        width, init = x.shape[-1], nn.initializers.normal(self.init_std)
-        gate = jnp.asarray(self.param("gate", init, (width, self.hidden)), self.dtype)
-        up = jnp.asarray(self.param("up", init, (width, self.hidden)), self.dtype)
-        down = jnp.asarray(self.param("down", init, (self.hidden, width)), self.dtype)
+        width = x.shape[-1]
+        gate = self._matrix("gate", width, self.hidden)
+        up = self._matrix("up", width, self.hidden)
+        down = self._matrix("down", self.hidden, width)
         hidden = nn.silu(x @ gate) * (x @ up)
         return constrain(hidden, self.layout, columns=True) @ down
+
+    def _matrix(self, name: str, rows: int, columns: int) -> jax.Array:
+        init = nn.initializers.normal(self.init_std)
+        matrix = jnp.asarray(self.param(name, init, (rows, columns)), self.dtype)
+        return whole(matrix, name, self.layout)
 
 
 class Routed(nn.Module):
@@ -52,7 +58,8 @@ class Routed(nn.Module):
     def __call__(self) -> Experts:
         """In `dtype`."""
         c, init = self.config, nn.initializers.normal(self.config.init_std)
-        wide, back = (c.experts, c.width, c.expert_hidden), (c.experts, c.expert_hidden, c.width)
+        count, width, hidden = c.distinct, c.width, c.expert_hidden
+        wide, back = (count, width, hidden), (count, hidden, width)
         return Experts(
             gate=jnp.asarray(self.param("gate", init, wide), self.dtype),
             up=jnp.asarray(self.param("up", init, wide), self.dtype),
@@ -63,9 +70,10 @@ class Routed(nn.Module):
 class MoE(nn.Module):
     """Shared experts, and those that the router chooses, added up (V3's eq. 12 to 16).
 
-    Its logits, affinities and gates are float32. What `Auxiliary` is made of is sown; the bias is
-    the variable `bias` of the collection `router`, and has moved towards balance after a call with
-    `train` in which that is mutable.
+    Its logits, affinities and gates are float32. What `Auxiliary` is made of is sown, and so are
+    logits; the bias is the variable `bias` of the collection `router`, and has moved towards
+    balance after a call with `train` in which that is mutable. Where experts were merged,
+    `assignment` there says which became which.
     """
 
     config: DeepSeekConfig
@@ -96,7 +104,11 @@ class MoE(nn.Module):
         def by_token(a: jax.Array) -> jax.Array:
             return a.reshape(-1, a.shape[-1])
 
-        y, dropped = self.mix(
+        mix = self.mix
+        if c.merged:
+            assignment = self.variable("router", "assignment", _evenly, c.experts, c.merged)
+            mix = remapped(mix, assignment.value)
+        y, dropped = mix(
             Routed(c, self.dtype, name="experts")(),
             by_token(x),
             by_token(routing.experts),
@@ -118,11 +130,16 @@ class MoE(nn.Module):
             self._give("losses", name, AUXILIARY_LOSSES[name](logits, routing))
         self._give("load", "load", counted)
         self._give("load", "dropped", dropped)
+        self._give("logits", "logits", logits)
         return y
 
     def _give(self, collection: str, name: str, value: jax.Array) -> None:
         """Sows an array itself: each name is given once a call."""
         self.sow(collection, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+
+
+def _evenly(experts: int, merged: int) -> jax.Array:
+    return jnp.arange(experts, dtype=jnp.int32) * merged // experts
 
 
 class Auxiliary(NamedTuple):

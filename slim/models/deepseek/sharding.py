@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from slim import paths
 
@@ -57,18 +57,21 @@ DIMENSIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("*/down", ("hidden", "width")),
     ("*/scale", ("whole",)),
     ("*/bias", ("whole",)),
+    ("*/assignment", ("whole",)),
 )
 """The names of a parameter's last dimensions, by path; first match wins. Stacks have one more."""
 
 
 class Layout(NamedTuple):
-    """The mesh axes that split activations, of the ambient mesh (`jax.set_mesh`).
+    """Where activations lie.
 
     Attributes:
-        batch: those of the first dimension.
-        columns: those of heads, hidden units and the vocabulary.
+        mesh: the devices, with automatic axes.
+        batch: the axes that split the first dimension.
+        columns: those that split heads, hidden units and the vocabulary.
     """
 
+    mesh: Mesh
     batch: tuple[str, ...] = ("data", "fsdp", "expert")
     columns: tuple[str, ...] = ("tensor",)
 
@@ -86,9 +89,63 @@ def constrain(x: jax.Array, layout: Layout | None, *, columns: bool = False) -> 
     if layout is None:
         return x
     last = layout.columns if columns else None
-    return jax.lax.with_sharding_constraint(
-        x, PartitionSpec(layout.batch, *[None] * (x.ndim - 2), last)
-    )
+    return _placed(x, layout, PartitionSpec(layout.batch, *[None] * (x.ndim - 2), last))
+
+
+def looked_up(x: jax.Array, layout: Layout | None) -> jax.Array:
+    """Rows of the embedding `(batch, length, width)`, first where its columns are.
+
+    So its gradient is one of these columns alone; else every device adds up one of the whole table,
+    and all of these are summed.
+    """
+    if layout is None:
+        return x
+    columns = _axes("embedding", "embedded", x.shape[-1], set(), layout.mesh.shape)
+    rows = tuple(axis for axis in layout.batch if axis not in columns)
+    return constrain(_placed(x, layout, PartitionSpec(rows, None, columns or None)), layout)
+
+
+def _placed(x: jax.Array, layout: Layout, place: PartitionSpec) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, place))
+
+
+def whole(matrix: jax.Array, name: str, layout: Layout | None) -> jax.Array:
+    """A matrix as it is multiplied by: gathered over all axes but those of `Layout.columns`.
+
+    Along one dimension after the other, and its gradient scattered likewise: what is split along
+    two XLA would gather, at once, by a sum over all devices of zeros beside their parts.
+
+    Args:
+        matrix: `(rows, columns)`.
+        name: of the parameter, which its place follows from.
+        layout: the mesh, if there is one.
+    """
+    if layout is None:
+        return matrix
+    rows, columns = axes_of(spec(name, matrix.shape, layout.mesh.shape), 2)
+    kept = tuple(axis for axis in columns if axis in layout.columns)
+    places = [
+        PartitionSpec(*(axes or None for axes in split))
+        for split in ((rows, columns), (rows, kept), ((), kept))
+    ]
+
+    @jax.custom_vjp
+    def gathered(matrix: jax.Array) -> jax.Array:
+        for place in places:
+            matrix = _placed(matrix, layout, place)
+        return matrix
+
+    def forward(matrix: jax.Array) -> tuple[jax.Array, None]:
+        return gathered(matrix), None
+
+    def backward(kept: None, gradient: jax.Array) -> tuple[jax.Array]:
+        del kept
+        for place in places[-2::-1]:
+            gradient = _placed(gradient, layout, place)
+        return (gradient,)
+
+    gathered.defvjp(forward, backward)
+    return gathered(matrix)
 
 
 def specs(variables: PyTree, mesh: Mapping[str, int]) -> PyTree:
@@ -102,10 +159,11 @@ def specs(variables: PyTree, mesh: Mapping[str, int]) -> PyTree:
         ValueError: the experts cannot be divided over the axis `expert`, or a parameter is none of
             `DIMENSIONS`.
     """
-    return paths.map_with_path(lambda path, leaf: _spec(path, leaf.shape, mesh), variables)
+    return paths.map_with_path(lambda path, leaf: spec(path, leaf.shape, mesh), variables)
 
 
-def _spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -> PartitionSpec:
+def spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -> PartitionSpec:
+    """The partition of one variable; see `specs`."""
     found = [names for pattern, names in DIMENSIONS if paths.matches(pattern, "/" + path)]
     if not found:
         raise ValueError(f"parameter {path!r} has no place in slim.models.deepseek.sharding")
@@ -118,6 +176,18 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -> Partiti
     while split and not split[-1]:
         split.pop()
     return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in split))
+
+
+def axes_of(place: PartitionSpec, dimensions: int) -> tuple[tuple[str, ...], ...]:
+    """The mesh axes of each dimension.
+
+    >>> axes_of(PartitionSpec("fsdp"), 2)
+    (('fsdp',), ())
+    """
+    padded = (*place, *[None] * (dimensions - len(place)))
+    return tuple(
+        () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes) for axes in padded
+    )
 
 
 def _axes(

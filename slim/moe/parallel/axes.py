@@ -104,7 +104,9 @@ def check_mesh(mesh: Mesh, axes: Axes) -> None:
             )
 
 
-def check_shapes(mesh: Mesh, axes: Axes, gathered: Gathered, weights: Experts, tokens: int) -> None:
+def check_shapes(
+    mesh: Mesh, axes: Axes, gathered: Gathered, weights: Experts, tokens: int, parts: int
+) -> None:
     """Refuse arrays that the mesh does not divide.
 
     Raises:
@@ -113,15 +115,20 @@ def check_shapes(mesh: Mesh, axes: Axes, gathered: Gathered, weights: Experts, t
     count, width, hidden = weights.gate.shape
     size = {field: mesh.shape[name] for field, name in axes._asdict().items()}
     on_fsdp = {"width": (1, size["fsdp"]), "hidden": (size["fsdp"], 1)}[gathered]
-    for field, value, parts, named in (
+    devices = size["data"] * size["fsdp"] * size["expert"]
+    if tokens % devices == 0 and tokens // devices % parts:
+        raise ValueError(
+            f"parts is {parts}; allowed: a divisor of the {tokens // devices} tokens of a device"
+        )
+    for field, value, divisor, named in (
         ("experts", count, size["expert"], "expert"),
-        ("tokens", tokens, size["data"] * size["fsdp"] * size["expert"], "data x fsdp x expert"),
+        ("tokens", tokens, devices, "data x fsdp x expert"),
         ("hidden", hidden, size["tensor"] * on_fsdp[0], "tensor"),
         ("width", width, on_fsdp[1], "fsdp"),
     ):
-        if value % parts:
+        if value % divisor:
             over = f"{named} x fsdp" if field == gathered == "hidden" else named
             raise ValueError(
-                f"{field} is {value}; allowed: a multiple of {parts}, the devices of the mesh "
+                f"{field} is {value}; allowed: a multiple of {divisor}, the devices of the mesh "
                 f"axes {over}; change it or the mesh"
             )

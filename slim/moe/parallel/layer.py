@@ -29,6 +29,9 @@ over `data`; one that computes the layer again (`jax.checkpoint`), twice as much
 where r is the rows of the buffer it receives in. The second bound is certain to be enough when a
 token's experts are distinct; a buffer factor near 2 is enough for a balanced router. Rows that
 find no room are dropped, their share of the output is zero, and they are counted.
+
+In several `parts`, steps 2 to 5 are done for a part of the tokens after the other, and a backward
+pass computes each part again: then t and n above are those of a part in what is held.
 """
 
 import jax
@@ -60,6 +63,7 @@ def expert_parallel(
     backend: str | None = None,
     buffer_factor: float | None = 2.0,
     gathered: Gathered = "width",
+    parts: int = 1,
 ) -> Mix:
     """A `Mix` over the devices of `mesh`, for global arrays.
 
@@ -71,6 +75,7 @@ def expert_parallel(
         buffer_factor: rows that a device can receive over those it sends; None makes room for
             whatever the router does.
         gathered: the dimension of the weights that is split over `fsdp` (see `weight_specs`).
+        parts: of a device's tokens, one after the other.
 
     Raises:
         ValueError: an argument that is not allowed; when called, sizes that the mesh does not
@@ -82,6 +87,8 @@ def expert_parallel(
             f"buffer_factor is {buffer_factor}; allowed: above 0, such as 2.0, or None for a "
             "buffer that is always big enough"
         )
+    if parts < 1:
+        raise ValueError(f"parts is {parts}; allowed: at least 1")
     platform = mesh.devices.flat[0].platform
     devices = mesh.shape[axes.expert]
     chosen = exchange_named(exchange or exchange_for(platform, devices))
@@ -93,13 +100,21 @@ def expert_parallel(
         whole = gather(jax.lax.pcast(weights, axes.data, to="varying"), axes, gathered)
         # Over `tensor` results are partial sums: the gradients of x and gates are summed there.
         x, gates = jax.lax.pcast((x, gates), axes.tensor, to="varying")
-        count = whole.gate.shape[0] * devices
-        order, inverse, sizes = dispatch.sort(experts, count)
-        rows = dispatch.permute(x, order, inverse)
-        results, fit = there_and_back(whole, rows, sizes, experts.shape[1])
-        y = combine(results, order, inverse, gates)
-        dropped = jax.lax.psum(sizes.sum() - fit, axes.tokens)
-        return jax.lax.psum(y, axes.tensor), dropped
+
+        def part(of: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            x, experts, gates = of
+            order, inverse, sizes = dispatch.sort(experts, whole.gate.shape[0] * devices)
+            rows = dispatch.permute(x, order, inverse)
+            results, fit = there_and_back(whole, rows, sizes, experts.shape[1])
+            return combine(results, order, inverse, gates), sizes.sum() - fit
+
+        if parts == 1:
+            y, missing = part((x, experts, gates))
+        else:
+            split = jax.tree.map(lambda a: a.reshape(parts, -1, a.shape[1]), (x, experts, gates))
+            y, missing = jax.lax.map(jax.checkpoint(part), split)
+            y, missing = y.reshape(x.shape), missing.sum()
+        return jax.lax.psum(y, axes.tensor), jax.lax.psum(missing, axes.tokens)
 
     def there_and_back(
         weights: Experts, rows: jax.Array, sizes: jax.Array, k: int
@@ -131,7 +146,23 @@ def expert_parallel(
         weights: Experts, x: jax.Array, experts: jax.Array, gates: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         check(weights, x, experts, gates)
-        check_shapes(mesh, axes, gathered, weights, x.shape[0])
+        check_shapes(mesh, axes, gathered, weights, x.shape[0], parts)
+        weights, x = _together((weights, x))
         return sharded(weights, x, experts, gates)
 
     return mix
+
+
+@jax.custom_vjp
+def _together(arrays: tuple[Experts, jax.Array]) -> tuple[Experts, jax.Array]:
+    """Weights and tokens, whose gradients are all there before a backward pass goes on.
+
+    Else those of whole weights could wait, layer by layer, to be scattered.
+    """
+    return arrays
+
+
+_together.defvjp(
+    lambda arrays: (arrays, None),
+    lambda kept, gradients: (jax.lax.optimization_barrier(gradients),),
+)

@@ -1,4 +1,4 @@
-"""Stages run one by one in this process, on images of noise with a stripe or on texts."""
+"""Stages run one by one in this process, on images of noise with a stripe, texts, or language."""
 
 import dataclasses
 import functools
@@ -14,12 +14,18 @@ from flax import linen as nn
 from experiments import mesh as meshes
 from experiments import recipe, runner
 from experiments.data.dataset import Dataset
-from experiments.data.info import IMAGE
+from experiments.data.info import IMAGE, LANGUAGE, TEXT, Modality
 from experiments.preemption import Preemption
 from experiments.stages import Context, Model
 from tests.experiments import jobs
 
 MLP = {"name": "mlp", "hidden": (16, 12)}
+# What the recipe says that the data are; what is trained on is made in the test.
+DATA: dict[Modality, dict[str, Any]] = {
+    IMAGE: {"name": "digits"},
+    TEXT: {"name": "rotten_tomatoes", "length": jobs.LENGTH},
+    LANGUAGE: {"name": "random_tokens", "length": jobs.LENGTH, "vocabulary": 300},
+}
 
 
 class Stages:
@@ -34,8 +40,7 @@ class Stages:
     def __init__(
         self, directory: Path, model: dict[str, Any], module: nn.Module | None, dataset: Dataset
     ) -> None:
-        of_texts = {"name": "rotten_tomatoes", "length": jobs.LENGTH}
-        data = {"name": "digits"} if dataset.info.modality == IMAGE else of_texts
+        data = DATA[dataset.info.modality]
         sizes = {"batch_size": 8, "eval_batch_size": 8}
         self._fields = {"name": "test", "data": {**data, **sizes}, "model": model}
         self.dataset = dataset

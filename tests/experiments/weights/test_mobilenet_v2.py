@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import network
+from experiments import build, network
 from experiments.data import sets
 from experiments.data.config import DataConfig
 from experiments.precision import PRECISIONS
@@ -28,7 +28,7 @@ def test_the_file_is_the_one_that_torchvision_published():
 def test_18_of_20_imagenet_photographs_are_classified():
     data = sets.load(DataConfig(name="foolbox_imagenet", batch_size=20, train_split="test"))
     images, labels = data.eval.gather(np.arange(20))
-    net = network.build({"name": "mobilenet_v2"}, data.info, PRECISIONS["float32"])
+    net = build.network({"name": "mobilenet_v2"}, data.info, PRECISIONS["float32"])
     logits = jax.jit(net.predict)(mobilenet_v2.load(), network.prepare(images))
     assert (logits.argmax(-1) == labels).sum() == 18
 

@@ -10,6 +10,7 @@ import pytest
 from slim.dynamic import ExitPlan, LayerPlan, NestedPlan
 from slim.graph import Folding, Plan
 from slim.graph.stored_json import Stored
+from slim.models.deepseek.compress import ExpertPlan
 from slim.prune import DepthPlan
 from slim.prune.depth import Block
 from slim.prune.latency import LatencyTable
@@ -49,6 +50,11 @@ EXAMPLES = [
         NestedPlan({"whole": (), "shallow": (DEPTH,)}),
         {"variants": {"whole": [], "shallow": [{"kind": "depth", "version": 2}]}},
         "DepthPlan: version is 2, must be 1",
+    ),
+    (
+        ExpertPlan(False, {"mlp": (((0,), (2, 1)),)}),
+        {"parts": {"mlp": [[[0.5]]]}},
+        "0.5 must be int",
     ),
     (LayerPlan((0.5,), (0, 1), ((0,), (0, 1))), {"layers": [["0"]]}, "'0' must be int"),
 ]

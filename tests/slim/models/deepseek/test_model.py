@@ -200,11 +200,8 @@ def test_over_a_mesh_it_is_the_same(variables):
     ids = np.resize(IDS, (4, 3))
     batch = jax.P(("data", "fsdp", "expert"))
     model = DeepSeek(config, MIX)
-    with jax.set_mesh(mesh):
-        apply = jax.jit(partial(model.clone(layout=Layout()).apply, train=False))
-        logits = apply(
-            jax.device_put(given, places), jax.device_put(ids, NamedSharding(mesh, batch))
-        )
+    apply = jax.jit(partial(model.clone(layout=Layout(mesh)).apply, train=False))
+    logits = apply(jax.device_put(given, places), jax.device_put(ids, NamedSharding(mesh, batch)))
     np.testing.assert_allclose(logits, model.apply(given, ids, train=False), atol=1e-4)
 
 

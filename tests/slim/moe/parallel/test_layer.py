@@ -73,6 +73,7 @@ CASES = {
     "4 with tensor": ((1, 1, 2, 4), {"gathered": "hidden"}),
     "2 with fsdp and tensor": ((1, 2, 2, 2), {}),
     "2 with hidden gathered": ((1, 2, 2, 2), {"exchange": "all_to_all", "gathered": "hidden"}),
+    "in two parts": ((1, 2, 2, 2), {"parts": 2}),
 }
 
 
@@ -187,6 +188,7 @@ def test_for_a_tpu_it_lowers_to_the_native_collectives():
         ({"backend": "rag"}, "backend: unknown name 'rag'; did you mean 'ragged'"),
         ({"buffer_factor": 0.0}, "buffer_factor is 0.0; allowed: above 0"),
         ({"gathered": "experts"}, "gathered is 'experts'; allowed: 'width', 'hidden'"),
+        ({"parts": 0}, "parts is 0; allowed: at least 1"),
         ({"axes": Axes(expert="experts")}, "axes.expert is 'experts'; allowed: one of the mesh's"),
     ],
 )
@@ -214,3 +216,10 @@ def test_sizes_that_the_mesh_does_not_divide_are_refused(shape, gathered, sizes,
     experts = jax.ShapeDtypeStruct((tokens, K), jnp.int32)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(mix, weights, array((tokens, width)), experts, array((tokens, K)))
+
+
+def test_parts_that_do_not_divide_a_devices_tokens_are_refused():
+    weights, x, gates, _ = operands()
+    mix = expert_parallel(mesh(1, 2, 2, 2), parts=3)
+    with pytest.raises(ValueError, match="parts is 3; allowed: a divisor of the 8 tokens of"):
+        jax.eval_shape(mix, weights, x, random_routing().astype(np.int32), gates)
