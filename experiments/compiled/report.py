@@ -1,15 +1,17 @@
-"""What a compiled step takes on each device, as JSON and as a table."""
+"""What a compiled step takes on each device, read from what the compiler gave."""
 
 import re
+import resource
+import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import jax
 import pydantic
 
 from experiments.compiled.step import Step
 from experiments.compiled.topology import Topology
-from experiments.report.quantities import count, duration, milliseconds, size
+from experiments.report.quantities import size
 from experiments.schema import Schema
 from slim.measure import hlo
 from slim.measure.collectives import Collective, collectives
@@ -75,8 +77,8 @@ class Times(Described):
     """If none does: the sum."""
 
 
-class CompiledReport(Described):
-    """`python launch/compile.py --out=DIRECTORY` writes it as compiled.json."""
+class Plan(Described):
+    """What was to be compiled, and by what."""
 
     name: str
     """Of the recipe."""
@@ -92,8 +94,22 @@ class CompiledReport(Described):
     """Version of JAX."""
     libtpu: str
     """Version of the compiler."""
+
+
+class Refused(Plan):
+    """A plan that does not fit."""
+
+    reason: str
+    """How much memory it needs of what there is."""
+
+
+class CompiledReport(Plan):
+    """A plan that fits."""
+
     compile_s: float
     """Seconds that tracing and compiling took here."""
+    host_memory: int
+    """Bytes that this process held then, at most."""
     parameters: int
     """Entries of all parameters, on all devices together, each once."""
     memory: Memory
@@ -112,7 +128,15 @@ class CompiledReport(Described):
 
 
 class DoesNotFit(Exception):
-    """A plan that needs more memory than a chip has."""
+    """A plan that needs more memory than a chip has.
+
+    Attributes:
+        plan: which.
+    """
+
+    def __init__(self, plan: Refused, message: str) -> None:
+        super().__init__(message)
+        self.plan = plan
 
 
 def compile_report(step: Step, where: Topology, name: str, libtpu: str) -> CompiledReport:
@@ -127,14 +151,14 @@ def compile_report(step: Step, where: Topology, name: str, libtpu: str) -> Compi
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DoesNotFit(_refused(where, step, _reason(str(error)))) from None
+        raise _does_not_fit(step, where, name, libtpu, _reason(str(error))) from None
     seconds = time.monotonic() - started
     made = read(step, where, compiled, name=name, libtpu=libtpu, seconds=seconds)
     over = made.memory.peak - made.memory.available
     if over > 0:
         there = size(made.memory.available)
         reason = f"needs {size(made.memory.peak)} of {there} a chip, {size(over)} over"
-        raise DoesNotFit(_refused(where, step, reason))
+        raise _does_not_fit(step, where, name, libtpu, reason)
     return made
 
 
@@ -169,14 +193,9 @@ def read(
         places=[device.coords for device in step.job.mesh.devices.flat],
     )
     return CompiledReport(
-        name=name,
-        stage=step.job.name,
-        topology=where.name,
-        mesh=dict(step.job.mesh.shape),
-        batch_size=step.job.dataset.batch_size,
-        jax=jax.__version__,
-        libtpu=libtpu,
+        **_plan(step, where, name, libtpu),
         compile_s=seconds,
+        host_memory=_host_memory(),
         parameters=entries(step.state.params),
         memory=_memory(step, where, compiled),
         flops=flops,
@@ -238,73 +257,29 @@ def _reason(error: str) -> str:
     return f"needs {needed:.2f} GiB of {there:.2f} GiB a chip, {needed - there:.2f} GiB over"
 
 
-def _refused(where: Topology, step: Step, reason: str) -> str:
+def _plan(step: Step, where: Topology, name: str, libtpu: str) -> dict[str, Any]:
+    """The fields of `Plan`."""
+    return {
+        "name": name,
+        "stage": step.job.name,
+        "topology": where.name,
+        "mesh": dict(step.job.mesh.shape),
+        "batch_size": step.job.dataset.batch_size,
+        "jax": jax.__version__,
+        "libtpu": libtpu,
+    }
+
+
+def _host_memory() -> int:
+    """The most that this process has held so far; Linux counts it in KiB, macOS in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _does_not_fit(step: Step, where: Topology, name: str, libtpu: str, reason: str) -> DoesNotFit:
     held = size(step.bytes_per_device(step.state))
-    return (
+    return DoesNotFit(
+        Refused(**_plan(step, where, name, libtpu), reason=reason),
         f"{step.job.name} does not fit {where.name}: {reason}. Each device holds {held} of "
-        f"training state. What helps: {KNOBS}"
+        f"training state. What helps: {KNOBS}",
     )
-
-
-def table(report: CompiledReport) -> str:
-    """The report in Markdown."""
-    memory, seconds = report.memory, report.seconds
-    mesh = " x ".join(f"{name} {n}" for name, n in report.mesh.items() if n > 1) or "one device"
-    rows = [
-        ("parameters, in all", count(report.parameters)),
-        ("parameters", size(memory.parameters)),
-        ("optimizer state", size(memory.optimizer)),
-        ("activations and other temporaries", size(memory.temporaries)),
-        ("peak", f"{size(memory.peak)} of {size(memory.available)}"),
-        ("FLOPs", count(report.flops)),
-        ("traffic with main memory", size(report.traffic)),
-    ]
-    lines = [
-        f"# {report.name}: {report.stage} on {report.topology}",
-        "",
-        f"Mesh: {mesh}; {report.batch_size} rows a step. Compiled in {duration(report.compile_s)} "
-        f"by JAX {report.jax} and libtpu {report.libtpu}, without a TPU.",
-        "",
-        "| of each device, a step | |",
-        "| :-- | --: |",
-        *(f"| {name} | {value} |" for name, value in rows),
-        "",
-        "| exchange | times | bytes | sent |",
-        "| :-- | --: | --: | --: |",
-        *(f"| {e.kind} | {e.times} | {size(e.bytes)} | {size(e.sent)} |" for e in report.exchanges),
-        "",
-        f"Least time of a step, bound by {report.bound}:",
-        "",
-        "| compute | memory | interconnect | overlapping | one after the other |",
-        "| --: | --: | --: | --: | --: |",
-        "| "
-        + " | ".join(
-            milliseconds(s)
-            for s in (
-                seconds.compute,
-                seconds.memory,
-                seconds.interconnect,
-                seconds.step,
-                seconds.apart,
-            )
-        )
-        + " |",
-    ]
-    if report.misaligned:
-        lines += [
-            "",
-            "Gathers that became sums over all devices, because a shard is no multiple of a tile "
-            "(8 rows or 128 columns; keep to 16 rows); split another dimension, or over fewer:",
-            "",
-            *(f"- {each}" for each in report.misaligned),
-        ]
-    if report.unknown_loops:
-        lines += ["", f"Counted once, their trips unknown: {', '.join(report.unknown_loops)}."]
-    return "\n".join(lines)
-
-
-def write(report: CompiledReport, directory: Path) -> None:
-    """Writes compiled.json and compiled.md."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "compiled.json").write_text(report.model_dump_json(indent=2) + "\n")
-    (directory / "compiled.md").write_text(table(report) + "\n")

@@ -11,7 +11,7 @@ from experiments import mesh as meshes
 from experiments import runner, train
 from experiments.data import sets
 from experiments.data.dataset import Dataset
-from experiments.data.info import DataInfo
+from experiments.data.info import LANGUAGE, DataInfo
 from experiments.preemption import Preemption
 from experiments.recipe import PlannedStage, Recipe
 from experiments.schema import ConfigError, unknown_name
@@ -110,7 +110,7 @@ def _batch(dataset: Dataset, place: jax.sharding.Sharding) -> PyTree:
     info, rows = dataset.info, dataset.batch_size
     shapes = {
         "input": ((rows, *info.input_shape), info.modality.stored),
-        "label": ((rows,), np.int32),
+        "label": ((rows, *(info.input_shape if info.modality == LANGUAGE else ())), np.int32),
         "index": ((rows,), np.int32),
     }
     return {

@@ -1,6 +1,7 @@
 """The devices of a TPU topology, as libtpu describes them to a machine without any."""
 
 import importlib.util
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def topology(name: str) -> Topology:
     """The topology of that name.
 
     Raises:
-        ConfigError: libtpu is not installed, or there is no such topology.
+        ConfigError: libtpu is not installed, or there is no such topology, or none as large.
     """
     found = _NAME.fullmatch(name)
     if found is None:
@@ -55,6 +56,12 @@ def topology(name: str) -> Topology:
         raise ConfigError(
             f"--topology={name}: a {found[1]} pod has {generation.axes} axes, as in "
             f"{found[1]}:{'x'.join('4' * generation.axes)}"
+        )
+    chips = math.prod(int(n) for n in found[2].split("x"))
+    if chips > generation.chips:
+        raise ConfigError(
+            f"--topology={name}: {chips} chips; the largest slice of {found[1]} has "
+            f"{generation.chips}: choose at most as many"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(

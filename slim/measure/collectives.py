@@ -42,8 +42,8 @@ class Collective:
         group: the devices, by their place in the mesh, of the first group that takes part.
         times: how often in one call.
         source: where the program says that it comes from; may be "".
-        gathers: whether it is an all-reduce that a gather was turned into: every device adds its
-            part to zeros, and twice the bytes of a gather are sent.
+        gathers: whether it is an all-reduce that a gather was turned into, or one among several at
+            once: every device adds its part to zeros, and twice the bytes of a gather are sent.
         misaligned: of such a one, whether that part is no multiple of the device's tiles.
     """
 
@@ -74,7 +74,8 @@ def collectives(program: Program) -> tuple[Collective, ...]:
 
     An asynchronous one counts once, at its start, also where TPUs' compiler lets it go on inside
     of other operations: then it stands in all of them. A reduce-scatter that stands as an
-    all-reduce of which a device keeps a part, fused to one operation, counts as what it is.
+    all-reduce of which a device keeps a part, fused to one operation, counts as what it is; so
+    do several at once.
 
     Raises:
         ValueError: groups of devices that are written in a way which is not known.
@@ -99,16 +100,16 @@ def _collective(program: Program, instruction: Instruction, kind: str, times: in
     if kind == "ragged-all-to-all":
         operands = operands[:1]  # beside it are where results go, and who sends how much
     size = sum(array.bytes for operand in operands for array in operand.arrays)
-    part = None
+    parts: list[tuple[Array, Array]] = []
     if kind == "all-gather":
         size *= len(group)
     elif kind == "all-reduce":
-        if any(i.root and i.opcode == "dynamic-slice" for i in inside.values()):
+        if _scattered(inside):
             kind = "reduce-scatter"
         else:
-            part = _part(program, operands[0])
+            both = ((_part(program, operand), operand.arrays[0]) for operand in operands)
+            parts = [(part, whole) for part, whole in both if part is not None]
     where = re.search(r'op_name="([^"]*)"', instruction.attributes)
-    whole = operands[0].arrays[0] if operands else None
     return Collective(
         name=instruction.name,
         kind=kind,
@@ -116,9 +117,17 @@ def _collective(program: Program, instruction: Instruction, kind: str, times: in
         group=group,
         times=times,
         source=where[1] if where else "",
-        gathers=part is not None,
-        misaligned=part is not None and whole is not None and not _whole_tiles(part, whole),
+        gathers=bool(parts),
+        misaligned=not all(_whole_tiles(part, whole) for part, whole in parts),
     )
+
+
+def _scattered(inside: Computation) -> bool:
+    """Whether a computation gives a part alone of what it sums, or of each that it sums."""
+    root = next((i for i in inside.values() if i.root), None)
+    if root is not None and root.opcode == "tuple":
+        return all(inside[name].opcode == "dynamic-slice" for name in root.operands)
+    return root is not None and root.opcode == "dynamic-slice"
 
 
 def _part(program: Program, operand: Instruction) -> Array | None:

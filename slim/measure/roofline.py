@@ -6,6 +6,8 @@ memory, and half of the "bidirectional interconnect bandwidth per chip" over its
 v5e  https://cloud.google.com/tpu/docs/v5e  197 TFLOP/s, 16 GB, 819 GB/s, 400 GB/s over 4 ports
 v5p  https://cloud.google.com/tpu/docs/v5p  459 TFLOP/s, 95 GiB, 2765 GB/s, 1200 GB/s over 6 ports
 v6e  https://cloud.google.com/tpu/docs/v6e  918 TFLOP/s, 32 GB, 1638 GB/s, 800 GB/s over 4 ports
+
+and the chips of the largest slice: 256, 6144 and 256.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +18,7 @@ from slim.measure.collectives import Collective
 
 @dataclass(frozen=True)
 class Generation:
-    """What a chip can do at most.
+    """What a chip can do at most, and how many a job can have.
 
     Attributes:
         flops: of bfloat16, a second.
@@ -24,6 +26,7 @@ class Generation:
         bandwidth: of main memory, bytes a second.
         port: bytes a second that one port sends.
         axes: of the torus that chips are connected to; two ports each.
+        chips: of the largest slice.
     """
 
     flops: float
@@ -31,12 +34,13 @@ class Generation:
     bandwidth: float
     port: float
     axes: int
+    chips: int
 
 
 GENERATIONS: Mapping[str, Generation] = {
-    "v5e": Generation(197e12, 16 * 2**30, 819e9, 50e9, 2),
-    "v5p": Generation(459e12, 95 * 2**30, 2765e9, 100e9, 3),
-    "v6e": Generation(918e12, 32 * 2**30, 1638e9, 100e9, 2),
+    "v5e": Generation(197e12, 16 * 2**30, 819e9, 50e9, 2, 256),
+    "v5p": Generation(459e12, 95 * 2**30, 2765e9, 100e9, 3, 6144),
+    "v6e": Generation(918e12, 32 * 2**30, 1638e9, 100e9, 2, 256),
 }
 
 

@@ -157,3 +157,18 @@ def test_the_roofline_is_of_the_slowest_part():
     assert least.interconnect == pytest.approx(10 * 3e6 / 100e9 + 14e6 / 200e9)
     assert least.step == least.compute
     assert least.apart == pytest.approx(2e-3 + least.interconnect)
+
+
+def test_several_scattered_or_gathered_at_once():
+    """Sums of two, of which a device keeps parts; and two, one of which is a gather."""
+    text = TPU.replace(
+        "ROOT %part = f32[8,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.1, %i.0, %i.0), "
+        "dynamic_slice_sizes={8,128}",
+        "%part = f32[8,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.1, %i.0, %i.0), "
+        "dynamic_slice_sizes={8,128}\n"
+        "  ROOT %parts = (f32[8,128]{1,0:T(8,128)}) tuple(%part)",
+    ).replace("all-reduce(%placed)", "all-reduce(%zeros.1, %placed)")
+    first, _, second, _ = collectives(hlo.parse(text))
+    assert first.kind == "reduce-scatter"
+    assert second.gathers
+    assert second.misaligned
