@@ -64,7 +64,7 @@ def shared(smoke: bool, model: str = "deepseek") -> dict[str, Any]:
             "train_split": "train[:64]" if smoke else "train",
             "eval_split": "validation[:32]" if smoke else "validation",
         },
-        "model": {"name": model, "bias_rate": 1e-3, **SIZES, **(SMALL if smoke else {})},
+        "model": {"name": model, "bias_rate": 3e-3, **SIZES, **(SMALL if smoke else {})},
         "evaluate": {"batch_size": 16, "latency_rounds": 3 if smoke else 30},
         "run": {"histogram_epochs": 0.0},
     }

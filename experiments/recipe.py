@@ -32,6 +32,10 @@ from slim import models
 # Part of every key: raised when what is stored for a stage changes its form.
 STORE_VERSION = 1
 
+AFTERWARDS = ("export",)
+"""Stages whose sections each config has, so that `--only` can run them, with overrides, later."""
+EMPTY: Mapping[str, Any] = {}
+
 
 class Settings(Schema):
     """What all stages of a recipe share.
@@ -131,7 +135,7 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     # Sections of stages that are left out stay, for sweeps and overrides that put them in.
     left_out = (
         _planned(name, section, recipe.settings.data.modality)
-        for name, section in fields.items()
+        for name, section in {**dict.fromkeys(AFTERWARDS, EMPTY), **fields}.items()
         if name not in Settings.model_fields and name not in chosen
     )
     for stage in (*recipe.stages, *left_out):

@@ -144,6 +144,18 @@ class Job:
         return optimizers.learning_rate(self.config, self.total_steps, self.every(1))
 
     @property
+    def bias_share(self) -> optax.Schedule | None:
+        """What share of their step routers' biases take, by step; None: all, always.
+
+        Early, while the learning rate rises, they have the furthest to go.
+        """
+        if not getattr(self.config, "anneal_biases", False):
+            return None
+        config = self.config.model_copy(update={"warmup_epochs": 0.0})
+        falling = optimizers.learning_rate(config, self.total_steps, self.every(1))
+        return lambda step: falling(step) / config.lr
+
+    @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer, wrapped."""
         return self.wrap(optimizers.build(self.config, self.rate), self.total_steps)
@@ -277,6 +289,7 @@ def compiled_step(job: Job, shardings: PyTree) -> jax.stages.Wrapped:
         job.config,
         job.augment,
         give_gradients=job.run.histogram_epochs > 0,
+        bias_share=job.bias_share,
     )
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 

@@ -29,8 +29,8 @@ class StepConfig(OptimizerConfig):
         label_smoothing: share of the target spread evenly over all classes.
         ema: decay of the average of the weights that is evaluated and handed on; 0: none.
         accumulate: the gradient is averaged over so many parts of a batch, one after the other.
-        anneal_biases: whether the step of routers' biases is as large a share of `model.bias_rate`
-            as the learning rate is of `lr`; otherwise it is all of it to the end.
+        anneal_biases: whether the step of routers' biases falls from `model.bias_rate` as the
+            learning rate falls from `lr`; otherwise it is the same to the end.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -180,10 +180,12 @@ def make_step(
     augment: Augment,
     *,
     give_gradients: bool,
+    bias_share: optax.Schedule | None = None,
 ) -> Callable[[TrainState, Rows, PyTree], tuple[TrainState, Metrics]]:
     """The function (state, batch, constants) -> (state, metrics), to be jitted, the state donated.
 
-    The metrics are scalars; with `give_gradients` also the gradients, under that name.
+    The metrics are scalars; with `give_gradients` also the gradients, under that name. Routers'
+    biases move by `bias_share` of their step; None: by all of it.
 
     A step whose gradients or new parameters are not finite changes no parameter. If a smaller loss
     scale can help it does only that; otherwise `failed` is set, and no later step changes anything.
@@ -191,8 +193,9 @@ def make_step(
 
     def step(state: TrainState, batch: Rows, constants: PyTree = ()) -> tuple[TrainState, Metrics]:
         grads, found, collections = gradients(objective, config, augment, state, batch, constants)
-        share = rate(state.step) / config.lr if config.anneal_biases else 1.0
-        collections = _annealed(state.collections, collections, share)
+        if bias_share is not None:
+            share = jnp.asarray(bias_share(state.step), jnp.float32)
+            collections = _annealed(state.collections, collections, share)
         loss = found["loss"]
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
@@ -299,7 +302,7 @@ def _parts(rows: jax.Array, count: int) -> jax.Array:
     return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)
 
 
-def _annealed(old: Variables, new: Variables, share: jax.Array | float) -> Variables:
+def _annealed(old: Variables, new: Variables, share: jax.Array) -> Variables:
     """The collections, routers' biases moved by a share only of what they were moved."""
     if ROUTER not in new:
         return new

@@ -10,6 +10,7 @@ from experiments.stages import (
     evaluate,
     exits,
     experts,
+    export,
     finetune,
     load,
     prune,
@@ -37,6 +38,7 @@ STAGES: Mapping[str, Stage] = {
     "slimmable": slimmable.STAGE,
     "adaptive": adaptive.STAGE,
     "evaluate": evaluate.STAGE,
+    "export": export.STAGE,
 }
 
 __all__ = ["STAGES", "Context", "Model", "Result", "Stage"]

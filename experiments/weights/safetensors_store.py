@@ -56,8 +56,11 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header, names = file.metadata() or {}, list(file.keys())
+        tensors = {}
+        for name in names:  # opened anew for each, since what was read stays in memory till then
+            with safe_open(path, framework="numpy") as file:
+                tensors[name] = file.get_tensor(name)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
     if METADATA_KEY not in header:

@@ -67,24 +67,40 @@ def test_the_loss_is_the_cross_entropy_and_every_loss_that_layers_sow(batch):
     chex.assert_trees_all_equal_shapes_and_dtypes(collections, state.collections)
 
 
-def test_biases_are_annealed_as_the_learning_rate_is(batch):
+def test_biases_are_annealed_as_the_learning_rate_falls(make_job, batch):
+    plain, annealed = (
+        make_job(
+            dataset=jobs.language(),
+            model=jobs.DECODER,
+            schedule="linear",
+            warmup_epochs=0.5,
+            anneal_biases=whether,
+        )
+        for whether in (False, True)
+    )
+    assert plain.bias_share is None
+    last = annealed.total_steps
+    shares = [float(annealed.bias_share(step)) for step in (0, last // 2, last)]
+    np.testing.assert_allclose(shares, [1, 1 - last // 2 / last, 0], atol=1e-6)
+
     net = made()
     variables = jax.jit(net.init)(jax.random.key(0))
-    biases = {}
-    for annealed in (False, True):
+    biases = []
+    for share in (None, lambda step: 0.25):
         step = train_step.make_step(
             train_step.supervised(net, 0.0),
             optax.sgd(0.1),
-            lambda step: jnp.float32(0.025),
-            train_step.StepConfig(lr=0.1, anneal_biases=annealed),
+            lambda step: 0.1,
+            train_step.StepConfig(),
             lambda key, inputs: inputs,
             give_gradients=False,
+            bias_share=share,
         )
         state = train_step.start(variables, optax.sgd(0.1), seed=0, initial_scale=1.0, ema=False)
         state, _ = jax.jit(step)(state, {"input": batch["input"], "label": batch["label"]})
-        biases[annealed] = state.collections["router"]["sparse"]["mlp"]["bias"]
-    assert np.any(biases[False])
-    chex.assert_trees_all_close(biases[True], 0.25 * biases[False], rtol=1e-6)
+        biases.append(state.collections["router"]["sparse"]["mlp"]["bias"])
+    assert np.any(biases[0])
+    chex.assert_trees_all_close(biases[1], 0.25 * biases[0], rtol=1e-6)
 
 
 def test_biases_move_towards_balance_in_training_alone(batch):

@@ -80,7 +80,7 @@ def test_experts_in_both_processes(start, tmp_path):
     for process in runs:
         ended = process.end()
         assert ended.code == 0, ended.stderr
-    assert len(losses(tmp_path / "one")) == 8 + 2  # evaluated twice
+    assert len(losses(tmp_path / "one")) == 8 + 1  # evaluated once
     assert_same_losses(losses(tmp_path / "two"), losses(tmp_path / "one"))
 
 

@@ -1,0 +1,1 @@
+"""Artefacts of a model: written, run in their runtimes beside JAX, timed and described."""

@@ -1,0 +1,5 @@
+"""Operations that runtimes have kernels for, and JAX has as several primitives."""
+
+from slim.export.patterns.table import PATTERNS
+
+__all__ = ["PATTERNS"]

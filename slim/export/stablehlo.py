@@ -1,0 +1,73 @@
+"""The portable artefact: StableHLO by `jax.export`, for CPU, CUDA and TPU; parameters beside it.
+
+files = stablehlo.write(program)        the files of a folder, by name
+logits = load(folder)(x)                wherever there is jax and numpy
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from slim.export.program import Program
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+MODULE, METADATA = "program.jax_export", "metadata.json"
+
+
+def write(program: Program, *, metadata: Mapping[str, str] | None = None) -> dict[str, bytes]:
+    """The files of an artefact, by name.
+
+    Raises:
+        ValueError: a parameter is not finite.
+    """
+    values = sorted(program.constants)
+    for value in values:
+        name, data = program.names.get(value), program.constants[value]
+        if name is not None and data.dtype.kind == "f" and not np.isfinite(data).all():
+            raise ValueError(f"{name} has numbers that are not finite; train it again, or mend it")
+
+    def fn(constants: list[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
+        given: Any = dict(zip(values, constants, strict=True))
+        return replace(program, constants=given)(*inputs)
+
+    leaves = [
+        jax.ShapeDtypeStruct(program.constants[v].shape, program.constants[v].dtype) for v in values
+    ]
+    inputs = [program.types[value] for _, value in program.inputs]
+    exported = jax.export.export(jax.jit(fn), platforms=PLATFORMS)(leaves, *inputs)
+    files = {MODULE: bytes(exported.serialize())}
+    for place, value in enumerate(values):
+        buffer = io.BytesIO()
+        np.save(buffer, program.constants[value], allow_pickle=False)
+        files[f"{place}.npy"] = buffer.getvalue()
+    described = {
+        "parameters": [program.names.get(value, "") for value in values],
+        "inputs": [name for name, _ in program.inputs],
+        "outputs": [name for name, _ in program.outputs],
+        "metadata": dict(metadata or {}),
+    }
+    files[METADATA] = json.dumps(described, indent=1, sort_keys=True).encode()
+    return files
+
+
+def load(folder: Path) -> Callable[..., tuple[jax.Array, ...]]:
+    """The artefact's function of the inputs; see `parameters`."""
+    exported = jax.export.deserialize(bytearray((folder / MODULE).read_bytes()))
+    leaves = parameters(folder)
+    run = jax.jit(exported.call)
+    return lambda *inputs: tuple(run(leaves, *inputs))
+
+
+def parameters(folder: Path) -> list[jax.Array]:
+    """The artefact's parameters, memory-mapped, one after the other."""
+    described = json.loads((folder / METADATA).read_text())
+    return [
+        jax.device_put(np.load(folder / f"{place}.npy", mmap_mode="r"))
+        for place in range(len(described["parameters"]))
+    ]
