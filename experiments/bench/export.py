@@ -1,7 +1,7 @@
 """The matrix of exports: models by targets by precisions, each run in its runtime beside JAX.
 
     python -m experiments.bench.export                      all that is installed
-    python -m experiments.bench.export --only=minilm,vit    some models, added to the results
+    python -m experiments.bench.export --models=minilm,vit    some models, added to the results
 
 A row `MODEL, TARGET PRECISION, error` is the greatest difference of a logit from what JAX computes
 of the same model, over the greatest absolute logit; `agreement` the share of equal labels;
@@ -52,7 +52,7 @@ QAT_STEPS, RATE = 5, 1e-3
 FLOAT, INT8 = "float32", "int8"
 LOADED = "loading"
 
-_ONLY = flags.DEFINE_list("only", None, "These models alone.")
+_MODELS = flags.DEFINE_list("models", None, "These models alone.")
 
 # Loads what its arguments say, reads every number of it, and prints by how many bytes its resident
 # memory rose at most.
@@ -238,7 +238,7 @@ GOALS: Mapping[tuple[str, str], str] = {
 def main(argv: Sequence[str]) -> None:
     """Measures, prints and writes the rows."""
     del argv
-    chosen = _ONLY.value or [*SUBJECTS, "nnx", LOADED]
+    chosen = _MODELS.value or [*SUBJECTS, "nnx", LOADED]
     rows: list[Row] = []
     for name in chosen:
         if name == "nnx":
@@ -247,7 +247,7 @@ def main(argv: Sequence[str]) -> None:
             rows += loading_rows()
         else:
             rows += model_rows(name, SUBJECTS[name]())
-    record("export", [*_before(chosen), *rows] if _ONLY.value else rows)
+    record("export", [*_before(chosen), *rows] if _MODELS.value else rows)
 
 
 def _before(chosen: Sequence[str]) -> list[Row]:
