@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from slim.export import coreml, litert, stablehlo
+from slim.export import coreml, litert, onnx, openvino, stablehlo, tensorrt
 from slim.export.program import Unsupported
 
 __all__ = ["TARGETS", "Target", "Unsupported"]
@@ -39,4 +39,7 @@ TARGETS: Mapping[str, Target] = {
     "coreml": Target(
         coreml.write, ".mlpackage", "coreml", False, ("float16", "int8", "int4"), False
     ),
+    "onnx": Target(onnx.write, ".onnx", "onnx", True, ("float32", "int8", "int4"), True),
+    "openvino": Target(openvino.write, ".xml", "openvino", True, ("float32", "int8"), True),
+    "tensorrt": Target(tensorrt.write, ".onnx", "onnx", True, ("float32", "int8"), False),
 }

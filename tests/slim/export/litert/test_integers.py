@@ -86,8 +86,7 @@ def steps_apart(made: Program, *inputs: np.ndarray, scale: float) -> float:
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_a_residual_network_runs_on_integers_from_end_to_end(format: str, batch: str | int) -> None:
     made = traced(lambda x: residual(x, format), IMAGES, batch=batch)
-    # A rounding that falls the other way in one layer moves the next by its weights, which are a
-    # sixth of their range apart in four bits: of ten logits two are a step away, and one is two.
+    # In four bits two of ten logits are one step apart and one is two: seen, not traced to a layer.
     assert steps_apart(made, IMAGES, scale=0.02) < {"int8": 1.001, "int4": 2.001}[format]
     model = litert.write(made)
     types = Counter(litert.tensor_types(model).values())
