@@ -35,7 +35,10 @@ class ExportConfig(Schema):
         tolerance: the greatest difference of a logit from JAX's, as a share of the greatest
             absolute logit; None: as the precision has it in `experiments.export.parity.LIMITS`.
         agreement: the least share of the examples that get the same label; None: likewise.
-        calibration_batches: of training, from which integers of a float model get their ranges.
+        full_integer: whether in int8 what stands between the sites that the recipe quantized, such
+            as sums and pools, is rounded too: runtimes stay on integers only so.
+        calibration_batches: of training, from which integers of a float model get their ranges, and
+            what `full_integer` rounds.
         latency_rounds: samples of each latency; 0: nothing is timed.
         latency_batches: examples in the calls that are timed.
         latency_threads: that compute them; 0 is all there are. Memory is of the first.
@@ -52,6 +55,7 @@ class ExportConfig(Schema):
     examples: Annotated[int, Field(ge=1)] = 256
     tolerance: Annotated[float, Field(ge=0)] | None = None
     agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    full_integer: bool = True
     calibration_batches: Annotated[int, Field(ge=1)] = 4
     latency_rounds: Annotated[int, Field(ge=0)] = 30
     latency_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 32)

@@ -15,20 +15,23 @@ class Place(NamedTuple):
         packages: that writing and running them import.
         integers: whether they hold what JAX computes of integers, as it computes it; those of
             others hold floats with marks, of which the target makes integers.
+        between: whether its runtime has integers for what stands between contractions as well, if
+            that is marked; see `slim.export.passes.full_integer`.
     """
 
     runtime: str | None
     packages: tuple[str, ...]
     integers: bool = False
+    between: bool = False
 
 
 ONNX = ("onnx", "onnxruntime")
 PLACES: Mapping[str, Place] = {
     "stablehlo": Place("jax", (), integers=True),
-    "onnx": Place("onnxruntime", ONNX),
+    "onnx": Place("onnxruntime", ONNX, between=True),
     "tensorrt": Place("onnxruntime", ONNX),
-    "openvino": Place("openvino", ("onnx", "openvino")),
-    "litert": Place("litert", ("ai_edge_litert",)),
+    "openvino": Place("openvino", ("onnx", "openvino"), between=True),
+    "litert": Place("litert", ("ai_edge_litert",), between=True),
     "litert_float16": Place("litert", ("ai_edge_litert",)),
     "litert_dynamic": Place("litert", ("ai_edge_litert",)),
     "coreml": Place(None, ("coremltools", "stablehlo_coreml")),

@@ -1,6 +1,6 @@
 """A network as the Program that a target is given: which of its functions, and what it takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -60,6 +60,7 @@ def build(
     *,
     batch: int | str,
     preprocessing: bool,
+    calibration: Iterable[Any] | None = None,
 ) -> Program:
     """The Program of the network's logits.
 
@@ -70,9 +71,12 @@ def build(
         variables: on the host.
         batch: as in `ExportConfig`.
         preprocessing: likewise.
+        calibration: batches of what the artefact takes, for the ranges of what stands between the
+            sites of a network of int8; None: that is left in floats.
 
     Raises:
-        ValueError: weights that are not finite; no trace for any batch.
+        ValueError: weights that are not finite; no trace for any batch; values that are not finite
+            on the calibration's batches.
     """
     check_finite(variables)
     network = portable(network)
@@ -87,7 +91,10 @@ def build(
     if network.quantized and PLACES[target].integers:
         # Folded, integers of weights would be the floats that they stand for.
         return passes.without_dead(passes.simplify(made))
-    return passes.standard(made)
+    made = passes.standard(made)
+    if calibration is not None and precision == "int8" and PLACES[target].between:
+        return passes.full_integer(made, ((batch,) for batch in calibration))
+    return made
 
 
 def _traced(

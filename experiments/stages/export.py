@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from experiments.export.card import CARD, Source, card
 from experiments.export.checked import Checked, check_parity
 from experiments.export.config import AUTO, DYNAMIC, ExportConfig
 from experiments.export.places import PLACES, missing
-from experiments.network import Network, Variables, count
+from experiments.network import Network, Variables, count, prepare
 from experiments.runtimes.runtime import all_threads
 from experiments.schema import ConfigError, refused
 from experiments.stages import quantize
@@ -75,8 +75,9 @@ def run(context: Context, config: ExportConfig, model: Model | None) -> Result:
         np.arange(min(config.examples, len(context.dataset.eval)))
     )
     checked = Checked(network, variables, *examples, preprocessing=config.preprocessing)
-    measures = _measures(context)
+    calibration = _calibration(context, config) if network.quantized else None
     source = _source(context, config, network, variables)
+    metadata = source.metadata(_measures(context))
     with (
         tempfile.TemporaryDirectory(prefix="slim_export_") as scratch,
         files.folders(context.directory / FOLDER, config.targets) as folders,
@@ -86,7 +87,7 @@ def run(context: Context, config: ExportConfig, model: Model | None) -> Result:
         for target in config.targets:
             with refused(context.name):
                 made = _write(
-                    target, config, network, variables, folders[target], source.metadata(measures)
+                    target, config, network, variables, folders[target], metadata, calibration
                 )
             export = _export(context, config, checked, made, originals, folders[target])
             (folders[target] / CARD).write_text(card(source, export, made.program))
@@ -106,6 +107,15 @@ def _quantized(context: Context, config: ExportConfig, model: Model) -> Model:
     return found.model
 
 
+def _calibration(context: Context, config: ExportConfig) -> list[np.ndarray] | None:
+    """Training examples as the artefact takes them, a batch each; None if nothing wants them."""
+    if not config.full_integer:
+        return None
+    batches = context.dataset.batches(context.stage_seed)
+    found = [next(batches)["input"] for _ in range(config.calibration_batches)]
+    return found if config.preprocessing else [np.asarray(prepare(each)) for each in found]
+
+
 def _write(
     target: str,
     config: ExportConfig,
@@ -113,6 +123,7 @@ def _write(
     variables: Variables,
     folder: Path,
     metadata: Mapping[str, str],
+    calibration: Sequence[np.ndarray] | None = None,
     precision: str | None = None,
 ) -> Made:
     """An artefact in a folder.
@@ -128,6 +139,7 @@ def _write(
         variables,
         batch=config.batch,
         preprocessing=config.preprocessing,
+        calibration=calibration,
     )
     content = TARGETS[target].write(program, metadata=metadata)
     path, size = files.write_artefact(content, folder, TARGETS[target].suffix)
@@ -161,7 +173,7 @@ class _Originals:
             self._variables,
             self._scratch / target,
             {},
-            "float32",
+            precision="float32",
         )
         return made.path
 
@@ -275,6 +287,11 @@ def _source(
     made = [f"`{name}`, a stage of kind `{kind}`" for name, kind in kinds.items() if name != first]
     if config.precision in programs.INTEGERS:
         made.append(f"{config.precision}, calibrated on {config.calibration_batches} batches")
+    if network.quantized and config.full_integer:
+        made.append(
+            "what stands between quantized products is on integers too, where the target has them, "
+            f"by its ranges on {config.calibration_batches} batches"
+        )
     digest = hashlib.sha256(json.dumps(context.recipe, sort_keys=True).encode())
     for path, leaf in paths.flatten(variables).items():
         digest.update(path.encode())

@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 from slim.export.program import Program
+from slim.export.retraced import retraced
 
 SIZES = (1009, 1013)
 """Primes above what models have as sizes, or their multiples."""
@@ -43,7 +45,7 @@ def any_batch(make: Callable[[int], Program], name: str = "batch") -> Program:
             if rest:
                 raise ValueError(f"{a} and {b} follow from the batch in no simple way")
             return slope * batch + (a - slope * SIZES[0])
-        return a
+        return _inside(joined, a, b) if isinstance(a, ClosedJaxpr) else a
 
     if [node.op for node in small.nodes] != [node.op for node in large.nodes]:
         raise ValueError("the function is another program at another batch; give batch=1")
@@ -72,3 +74,13 @@ def _table(
     joined: Callable[[Any, Any], Any], one: Mapping[str, Any], other: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {key: joined(each, other[key]) for key, each in one.items()}
+
+
+def _inside(joined: Callable[[Any, Any], Any], small: ClosedJaxpr, large: ClosedJaxpr) -> Any:
+    """A function inside a parameter."""
+    shapes = [joined(a.shape, b.shape) for a, b in zip(small.in_avals, large.in_avals, strict=True)]
+
+    def params(number: int) -> Mapping[str, Any]:
+        return _table(joined, *(each.jaxpr.eqns[number].params for each in (small, large)))
+
+    return retraced(small, shapes, params)

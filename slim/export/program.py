@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from slim import paths
 from slim.export.fake_quant import NAME, Grid, compute
 from slim.export.patterns.table import PATTERNS
+from slim.export.retraced import retraced
 from slim.graph import Graph, trace
 from slim.graph.inner import CALLS, inner_jaxprs, scan_split
 from slim.graph.rules.scope import bind, shape_of
@@ -129,6 +130,12 @@ def is_symbol(size: Any) -> bool:
 def _sized(param: Any, sizes: Mapping[str, Any]) -> Any:
     if isinstance(param, tuple) and not hasattr(param, "_fields"):
         return tuple(_sized(each, sizes) for each in param)
+    if isinstance(param, ClosedJaxpr):
+        return retraced(
+            param,
+            [_sized(x.shape, sizes) for x in param.in_avals],
+            lambda i: {k: _sized(x, sizes) for k, x in param.jaxpr.eqns[i].params.items()},
+        )
     return param._evaluate(sizes) if is_symbol(param) else param
 
 

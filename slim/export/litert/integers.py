@@ -49,8 +49,10 @@ def integers(network: Network, *, hybrid: bool = False) -> Network:
 
     Args:
         network: with FAKE_QUANT marks.
-        hybrid: whether contractions of float activations by integer weights quantize the
-            activations as they run, rather than have the weights as floats.
+        hybrid: whether convolutions of float activations by integer weights quantize the
+            activations as they run, rather than have the weights as floats. Products of 8-bit
+            activations with matrices do in any case: each row by its own range, no worse than the
+            one that was marked.
     """
     return _Integers(_hoisted(network), hybrid).network()
 
@@ -87,6 +89,8 @@ class _Integers:
         """The integers of a tensor of the old network."""
         self.floats: dict[Tensor, Tensor] = {}
         """The floats of one that was integers first."""
+        self.rounded_here: dict[Tensor, Tensor] = {}
+        """What a mark made integers of that was floats."""
         self.marks = _marks(network)
 
     def network(self) -> Network:
@@ -104,6 +108,8 @@ class _Integers:
         now = self.stored.get(x)
         if now is None or not out.grid.same(now.grid):
             source = now or self._as_float(x)
+            if now is None:
+                self.rounded_here[out] = source
             now = Tensor(x.shape, INT8, out.name, None, out.grid)
             self.ops.append(Op("QUANTIZE", [source], [now], {}, op.line))
         self.stored[out] = now
@@ -147,9 +153,12 @@ class _Integers:
     def _float(self, op: Op) -> None:
         ins = [self._as_float(each) for each in op.ins]
         kernel = op.ins[1] if op.code in CONTRACTIONS else None
-        if self.hybrid and kernel and kernel.grid and kernel.grid.is_symmetric:
-            ins[1] = kernel
-        self.ops.append(Op(op.code, ins, op.outs, op.options, op.line))
+        options = op.options
+        by_matrix = op.code == "FULLY_CONNECTED" and op.ins[0] in self.stored
+        if (self.hybrid or by_matrix) and kernel and kernel.grid and kernel.grid.is_symmetric:
+            ins[:2] = [self.rounded_here.get(op.ins[0], ins[0]), kernel]
+            options = {**options, "asymmetricQuantizeInputs": True} if by_matrix else options
+        self.ops.append(Op(op.code, ins, op.outs, options, op.line))
 
     def _as_integer(self, x: Tensor) -> Tensor | None:
         if x.data is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from slim.export import passes, stablehlo
+from slim.export.any_batch import any_batch
 from slim.export.fake_quant import fake_quant
 from slim.export.program import Program, program
 from slim.models.bert import Bert, BertConfig
@@ -111,3 +112,15 @@ def test_a_parameter_that_is_not_finite_is_refused_by_name() -> None:
     made = program(lambda v, x: x @ v["kernel"], {"kernel": W * np.nan}, X)
     with pytest.raises(ValueError, match="kernel"):
         stablehlo.write(made)
+
+
+def test_branches_inside_are_for_any_batch_too() -> None:
+    def fn(w, x):
+        whole = jax.lax.platform_dependent(x, cpu=lambda x: x @ w, default=lambda x: x @ (2 * w))
+        return whole[: len(x), :2]
+
+    made = any_batch(lambda n: program(fn, W, X, batch=n))
+    assert [str(size) for size in made.types[made.outputs[0][1]].shape] == ["batch", "2"]
+    exported = stablehlo.write(made)
+    assert exported
+    chex.assert_trees_all_close(made(X)[0], (X @ W)[:, :2], rtol=1e-6)
