@@ -89,7 +89,12 @@ def in_turn(
 
 
 def clocked_in_turn(
-    clocks: Mapping[str, Clock], *, warmup: int = 3, rounds: int = 30, min_seconds: float = 0.0
+    clocks: Mapping[str, Clock],
+    *,
+    warmup: int = 3,
+    rounds: int = 30,
+    min_seconds: float = 0.0,
+    sample_seconds: float = SHORTEST_SAMPLE_S,
 ) -> dict[str, Latency]:
     """`in_turn` of calls that are clocked elsewhere, such as in processes of their own.
 
@@ -98,6 +103,8 @@ def clocked_in_turn(
         warmup: as for `in_turn`.
         rounds: likewise.
         min_seconds: likewise.
+        sample_seconds: about how long a sample is at least. Processes find the caches as the one
+            before them left them: in longer samples that counts for less.
 
     Raises:
         ValueError: `clocks` is empty, or `warmup` or `rounds` is below 1.
@@ -109,7 +116,7 @@ def clocked_in_turn(
             raise ValueError(f"{field} = {value} must be at least 1")
     for clock in clocks.values():
         clock(warmup)
-    repeats = {name: _repeats(clock) for name, clock in clocks.items()}
+    repeats = {name: _repeats(clock, sample_seconds) for name, clock in clocks.items()}
     samples: dict[str, list[float]] = {name: [] for name in clocks}
     sampled_s = 0.0
     while len(next(iter(samples.values()))) < rounds or sampled_s < min_seconds:
@@ -128,9 +135,9 @@ def _seconds(call: Callable[[], Any], count: int) -> float:
     return (perf_counter_ns() - start) / 1e9
 
 
-def _repeats(clock: Clock) -> int:
-    """How many calls make a sample of at least about `SHORTEST_SAMPLE_S`."""
+def _repeats(clock: Clock, sample_seconds: float) -> int:
+    """How many calls make a sample of at least about so long."""
     count = 1
-    while (seconds := clock(count)) < SHORTEST_SAMPLE_S:
-        count = max(2 * count, math.ceil(count * SHORTEST_SAMPLE_S / max(seconds, 1e-9)))
+    while (seconds := clock(count)) < sample_seconds:
+        count = max(2 * count, math.ceil(count * sample_seconds / max(seconds, 1e-9)))
     return count

@@ -4,244 +4,112 @@
     python -m experiments.bench.export --models=minilm,vit    some models, added to the results
 
 A row `MODEL, TARGET PRECISION, error` is the greatest difference of a logit from what JAX computes
-of the same model, over the greatest absolute logit; `agreement` the share of equal labels;
-`latency` that of one example by one thread, beside the float original's in the same runtime or in
-XLA (the ratio is of calls timed in turn). Memory is what a process has resident at most: while it
-loads, beside the bytes of what it loads; and while it computes, beside the float model's in JAX.
+of the same model, over the greatest absolute logit; `agreement` the share of equal labels. Of
+integers that is beside JAX's own integers, and what stands between quantized products is rounded
+too (`full_integer`). `latency` is that of one example by one thread, written for one: integers
+beside the float original's in the same runtime, floats beside XLA's, samples in turn, each of calls
+one after the other for a twentieth of a second. Memory is what a process has resident at most:
+while it loads, beside the bytes of what it loads; and while it computes, beside JAX's with the
+float model.
 
-Inputs are random, from seed 0: rows say that an artefact is its model, not how good that is.
-Weights are random, from seed 0, but for MobileNetV2, MiniLM and ResNet-20 (and what is made of it).
+Images are random, from seed 0, and texts are reviews of films: rows say that an artefact is its
+model, not how good that is. Weights are random, from seed 0, but for MobileNetV2, MiniLM and
+ResNet-20 (and what is made of it).
 """
 
 import json
 import math
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from flax import linen as nn
 
-from experiments import cuts
+from experiments.bench.exported_loading import LOADED, loading_rows
+from experiments.bench.exported_models import EXAMPLES, INT8, SUBJECTS, Subject, quantized
+from experiments.bench.exported_nnx import FLOAT, nnx_rows
 from experiments.bench.record import RESULTS, Row, record
-from experiments.data.info import TEXT
 from experiments.export import files, parity, programs, speed
-from experiments.export.config import AUTO, DYNAMIC
+from experiments.export.config import DYNAMIC
 from experiments.export.places import PLACES, installed
 from experiments.network import Network, Variables
 from experiments.runtimes.runtime import all_threads
 from experiments.runtimes.worker import Worker
-from experiments.weights import minilm, mobilenet_v2, safetensors_store
-from slim import graph, models, quant
-from slim.export import TARGETS, passes, program
-from slim.measure.classification import cross_entropy
-from slim.models.bert import SentenceEmbedding, bert_config
-from slim.quant import Activations, Assigned, Policy, Quantization, Rule, Weights
+from slim.export import TARGETS
 
-BASELINE = "experiments/baselines/fashion_resnet20.safetensors"
-EXAMPLES, ROUNDS, LENGTH = 16, 15, 64
-QAT_STEPS, RATE = 5, 1e-3
-FLOAT, INT8 = "float32", "int8"
-LOADED = "loading"
+ROUNDS = 9
+XLA = "stablehlo"
+NNX = "nnx"
 
 _MODELS = flags.DEFINE_list("models", None, "These models alone.")
 
-# Loads what its arguments say, reads every number of it, and prints by how many bytes its resident
-# memory rose at most.
-LOADING = """
-import sys
-from pathlib import Path
-import jax, numpy as np
-from experiments.weights import safetensors_store
-from slim.export import stablehlo
-
-def memory(name):
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
-    return 1024 * int(lines[name].split()[0])
-
-jax.device_put(np.zeros(8)).block_until_ready()
-load = {"checkpoint": safetensors_store.load, "artefact": stablehlo.parameters}[sys.argv[1]]
-Path("/proc/self/clear_refs").write_text("5")
-before = memory("VmRSS")
-found = load(Path(sys.argv[2]))
-for leaf in jax.tree.leaves(found[0] if isinstance(found, tuple) else found):
-    np.asarray(leaf).max()
-print(memory("VmHWM") - before)
-"""
+RUNTIMES = ("onnx", "openvino", "litert")
+GOALS: Mapping[tuple[str, str], str] = {
+    **{(name, target): "<= 0.303" for name in ("resnet18", "resnet50") for target in RUNTIMES},
+    ("resnet20", "litert"): "<= 0.303",
+    ("resnet20_cifar", "litert"): "<= 0.303",
+    **{("minilm", target): "<= 0.4" for target in RUNTIMES},
+}
+"""Of latencies of int8 over floats, by model and target."""
+MEMORY_GOALS = {"minilm": "<= 0.4"}
+"""Of memory over that of JAX with floats."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model of the matrix.
+class Cell:
+    """A place in the matrix.
 
     Attributes:
-        network: of the model.
-        variables: its own.
-        inputs: examples, as the network takes them.
-        original: the float model that it was made from, and its variables; None: it is that.
+        name: of the model.
+        target: of the artefact.
+        precision: likewise.
+        made: what is written.
+        original: its float model.
     """
 
-    network: Network
-    variables: Variables
-    inputs: np.ndarray
-    original: tuple[Network, Variables] | None = None
+    name: str
+    target: str
+    precision: str
+    made: Subject
+    original: tuple[Network, Variables]
 
+    def __str__(self) -> str:
+        """As rows begin."""
+        return f"{self.name}, {self.target} {self.precision}"
 
-class Pooled(nn.Module):
-    """MiniLM's embedding of a text, of token ids alone: 0 is padding."""
+    @property
+    def runtime(self) -> str | None:
+        """What runs it."""
+        return PLACES[self.target].runtime
 
-    @nn.compact
-    def __call__(self, ids: jax.Array, train: bool) -> jax.Array:
-        """`(batch, length)` -> `(batch, width)`."""
-        embed = SentenceEmbedding(bert_config("minilm_l6"), name="model")
-        found: jax.Array = embed(ids, (ids != 0).astype(jnp.int32), train=train)
-        return found
-
-
-def _images(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(size=(EXAMPLES, *shape)).astype(np.float32)
-
-
-def _network(name: str, inputs: np.ndarray, classes: int = 10, **options: Any) -> Network:
-    module = models.create(name, num_classes=classes, **options)
-    channels = inputs.shape[-1]
-    return Network(module, inputs.shape[1:], (0.5,) * channels, (0.25,) * channels)
-
-
-def _fresh(network: Network, inputs: np.ndarray) -> Subject:
-    return Subject(network, jax.jit(network.init)(jax.random.key(0)), inputs)
-
-
-def resnet20() -> Subject:
-    """The committed network, of Fashion-MNIST."""
-    inputs = _images(28, 28, 1)
-    variables, _ = safetensors_store.load(BASELINE)
-    return Subject(_network("resnet20", inputs), variables, inputs)
-
-
-def resnet18() -> Subject:
-    """At 224 x 224."""
-    inputs = _images(224, 224, 3)
-    return _fresh(_network("resnet18", inputs, 1000), inputs)
-
-
-def mobilenet() -> Subject:
-    """With its published weights."""
-    inputs = _images(224, 224, 3)
-    network = _network("mobilenet_v2", inputs, 1000)
-    return Subject(network, mobilenet_v2.load(), inputs)
-
-
-def vit() -> Subject:
-    """ViT-Ti of patches of 16."""
-    inputs = _images(224, 224, 3)
-    return _fresh(_network("vit_ti", inputs, 1000), inputs)
-
-
-def sentences() -> Subject:
-    """MiniLM-L6 with its published weights; labels are the greatest entries of embeddings."""
-    ids = np.random.default_rng(0).integers(1000, 30000, (EXAMPLES, LENGTH)).astype(np.int32)
-    ids[:, LENGTH // 2 :] *= np.arange(EXAMPLES)[:, None] % 2 == 0
-    network = Network(Pooled(), (LENGTH,), (), (), modality=TEXT)
-    loaded = minilm.load()
-    return Subject(network, {"params": {"model": loaded["params"]}}, ids)
-
-
-def pruned() -> Subject:
-    """ResNet-20 with half of each group of channels."""
-    whole = resnet20()
-    traced = whole.network.graph()
-    sizes = {group.name: group.size for group in graph.groups(traced)}
-    kept = {name: tuple(range(0, size, 2)) for name, size in sizes.items()}
-    plan = graph.make_plan(traced, kept)
-    small = cuts.shrink(plan, whole.variables)
-    return replace(
-        whole,
-        network=whole.network.shrunk([plan]),
-        variables=small,
-        original=(whole.network, whole.variables),
-    )
-
-
-def trained_quantized() -> Subject:
-    """ResNet-20 after a few steps of quantization-aware training on its own labels."""
-    return quantized(resnet20(), steps=QAT_STEPS)
-
-
-def quantized(subject: Subject, *, steps: int = 0) -> Subject:
-    """A float subject after calibration on its inputs, and so many steps of training rounded."""
-    network, variables = subject.network, subject.variables
-    folding = graph.find_folding(network.graph())
-    if folding.sites:
-        variables = graph.fold_params(network.graph(), folding, variables)
-        network = network.shrunk([folding])
-    traced = network.graph()
-    rule = Rule("*", Weights(INT8, range="mse"), Activations(INT8, "minmax"))
-    sites = quant.assign(traced, Policy((rule,), edges=None))
-    # Runtimes have scales along one dimension; heads by their width are two.
-    tensor = replace(rule, weights=Weights(INT8, "tensor", "mse"))
-    wide = [replace(tensor, pattern=name) for name, each in sites.items() if _is_wide(each)]
-    sites = quant.assign(traced, Policy((*wide, rule), edges=None))
-    scales = quant.calibrate(traced, sites, variables, [(jnp.asarray(subject.inputs),)])
-    simulated, inputs = quant.simulate(traced, sites), jnp.asarray(subject.inputs)
-    labels = network.predict(variables, inputs).argmax(-1)
-
-    @jax.jit
-    def step(variables: Variables) -> Variables:
-        def loss(variables: Variables) -> jax.Array:
-            return cross_entropy(simulated(variables, scales, inputs), labels).mean()
-
-        gradients = jax.grad(loss)(variables)
-        return jax.tree.map(lambda v, g: v - RATE * g, variables, gradients)
-
-    for _ in range(steps):
-        variables = step(variables)
-    stored = quant.store(quant.convert(traced, sites, variables, scales))
-    original = subject.original or (subject.network, subject.variables)
-    plan = Quantization.of(sites, stored)
-    return replace(
-        subject, network=network.shrunk([plan]), variables=dict(stored), original=original
-    )
-
-
-def _is_wide(assigned: Assigned) -> bool:
-    """Whether its weight has scales along several dimensions."""
-    shapes = [assigned.scale_shape(role) for role in assigned.roles if role.name == "weights"]
-    return any(sum(size > 1 for size in shape) > 1 for shape in shapes)
-
-
-SUBJECTS: Mapping[str, Callable[[], Subject]] = {
-    "resnet20": resnet20,
-    "minilm": sentences,
-    "vit": vit,
-    "mobilenet_v2": mobilenet,
-    "resnet18": resnet18,
-    "pruned": pruned,
-    "qat": trained_quantized,
-}
-GOALS: Mapping[tuple[str, str], str] = {
-    **{("resnet18", name): "<= 0.303" for name in ("onnx", "openvino", "litert")},
-    ("resnet20", "litert"): "<= 0.303",
-    **{("minilm", name): "<= 0.4" for name in ("onnx", "openvino", "litert")},
-}
-"""Of latencies of integers over floats, by model and target."""
+    def write(self, folder: Path, batch: int | str) -> tuple[Path, int]:
+        """The artefact and its bytes."""
+        made, inputs = self.made, self.made.inputs
+        step = EXAMPLES if batch == DYNAMIC else int(batch)
+        program = programs.build(
+            self.target,
+            self.precision,
+            made.network,
+            made.variables,
+            batch=batch,
+            preprocessing=False,
+            calibration=[inputs[i : i + step] for i in range(0, EXAMPLES, step)],
+        )
+        of = TARGETS[self.target]
+        return files.write_artefact(of.write(program), folder, of.suffix)
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures, prints and writes the rows."""
     del argv
-    chosen = _MODELS.value or [*SUBJECTS, "nnx", LOADED]
+    chosen = _MODELS.value or [*SUBJECTS, NNX, LOADED]
     rows: list[Row] = []
     for name in chosen:
-        if name == "nnx":
+        if name == NNX:
             rows += nnx_rows()
         elif name == LOADED:
             rows += loading_rows()
@@ -270,192 +138,116 @@ def _before(chosen: Sequence[str]) -> list[Row]:
 
 def model_rows(name: str, subject: Subject) -> list[Row]:
     """All targets and precisions of a model; integers of a float model are calibrated."""
-    subjects = {FLOAT: subject} if not subject.network.quantized else {INT8: subject}
-    if not subject.network.quantized:
-        subjects[INT8] = quantized(subject)
+    original = subject.original or (subject.network, subject.variables)
+    integers = subject if subject.network.quantized else quantized(subject)
     rows = []
-    for target in installed():
-        for precision in TARGETS[target].precisions:
-            made = subjects.get(INT8 if precision in programs.INTEGERS else FLOAT)
-            if made is not None and (target, precision) != ("stablehlo", INT8):
-                rows += _cell(name, target, precision, made, subject)
-    if "stablehlo" in installed() and subject.network.quantized:
-        rows += _cell(name, "stablehlo", AUTO, subject, subject)
+    with tempfile.TemporaryDirectory() as scratch:
+        beside = _Floats(name, subject, original, Path(scratch))
+        for target in installed():
+            for precision in TARGETS[target].precisions:
+                made = integers if precision in programs.INTEGERS else subject
+                # Weights of four bits are another recipe; a quantized model has no floats.
+                if precision != "int4" and made.network.quantized == (made is integers):
+                    rows += _rows(Cell(name, target, precision, made, original), beside)
     return rows
 
 
-def _cell(name: str, target: str, precision: str, made: Subject, whole: Subject) -> list[Row]:
-    """One artefact: what it differs by, and its latency and memory."""
-    label = f"{name}, {target} {INT8 if precision == AUTO else precision}"
-    of = TARGETS[target]
-    batch = DYNAMIC if of.dynamic_batch else 1
-    original = whole.original or (whole.network, whole.variables)
+class _Floats:
+    """The float original for one example, by target, written when asked for."""
+
+    def __init__(
+        self, name: str, subject: Subject, original: tuple[Network, Variables], scratch: Path
+    ) -> None:
+        """Of a subject."""
+        self._name, self._scratch, self._original = name, scratch, original
+        self._inputs = subject.inputs
+        self._made: dict[str, Path] = {}
+        self._memory = math.nan
+
+    def path(self, target: str) -> Path:
+        """Where it lies."""
+        if target not in self._made:
+            subject = Subject(*self._original, self._inputs)
+            cell = Cell(self._name, target, FLOAT, subject, self._original)
+            self._made[target], _ = cell.write(self._scratch / target, 1)
+        return self._made[target]
+
+    def memory_in_jax(self) -> float:
+        """Bytes that JAX's process has resident at most while it computes."""
+        if math.isnan(self._memory):
+            with Worker("jax", self.path(XLA), 1) as worker:
+                worker.run({programs.INPUT: self._inputs[:1]})
+                self._memory = float(worker.peak_bytes())
+        return self._memory
+
+
+def _rows(cell: Cell, beside: _Floats) -> list[Row]:
+    """One artefact: what it differs by, its latency and memory."""
+    of = TARGETS[cell.target]
     with tempfile.TemporaryDirectory() as scratch:
-        write = partial(_written, scratch=Path(scratch), batch=batch)
+        whole = Path(scratch, "whole")
         try:
-            path, size = write("own", target, precision, made.network, made.variables)
+            path, size = cell.write(whole, DYNAMIC if of.dynamic_batch else 1)
         except ValueError as error:
-            print(f"{label}: not written: {error}", file=sys.stderr)
-            return [Row(f"{label}, written", 0.0, goal="== 1")]
-        rows = [Row(f"{label}, bytes", float(size), unit="B")]
-        runtime = PLACES[target].runtime
-        if runtime is None:
-            return [Row(f"{label}, written", 1.0, goal="== 1"), *rows]
-        predict = jax.jit(made.network.predict)
-        expected = np.asarray(predict(made.variables, made.inputs))
-        with Worker(runtime, path, all_threads()) as worker:
-            step = EXAMPLES if batch == DYNAMIC else 1
-            found = np.concatenate(
-                [
-                    worker.run({programs.INPUT: made.inputs[i : i + step]})[programs.OUTPUT]
-                    for i in range(0, EXAMPLES, step)
-                ]
-            )
-        near = parity.compare(found, expected)
-        known = INT8 if precision == AUTO else precision
-        limits = parity.LIMITS[known]
-        rows += [
-            Row(f"{label}, error", near.max_error / near.largest, goal=f"<= {limits.error:g}"),
-            Row(f"{label}, agreement", near.agreement, goal=f">= {limits.agreement:g}"),
-        ]
-        floats = {}
-        for key, other in (("float", target), ("xla", "stablehlo")):
-            if FLOAT in TARGETS[other].precisions:
-                floats[key] = (other, write(key, other, FLOAT, *original)[0])
-        artefacts = {"own": speed.Loadable(runtime, path)}
-        for key, (other, file) in floats.items():
-            by = PLACES[other].runtime
-            if by is not None:
-                artefacts[key] = speed.Loadable(by, file)
-        times = speed.measure(
-            artefacts,
-            {programs.INPUT: made.inputs},
-            threads=(1,),
-            batches=(1,),
-            rounds=ROUNDS,
-        )
-        return rows + _timed(name, target, label, precision, times)
-
-
-def _timed(
-    name: str, target: str, label: str, precision: str, times: Mapping[str, speed.Measured]
-) -> list[Row]:
-    own = times["own"].calls[1, 1]
-    rows = []
-    floats = precision not in (*programs.INTEGERS, AUTO)
-    for key in ("xla",) if floats else ("float", "xla"):
-        if key not in times:
-            continue
-        other = times[key].calls[1, 1]
-        goal = GOALS.get((name, target), "") if key == "float" else ""
-        if floats and target == "onnx":
-            goal = "<= 1"
-        rows.append(
-            Row(
-                f"{label}, latency over {'float' if key == 'float' else 'XLA'}",
-                1e3 * own.median_s,
-                1e3 * other.median_s,
-                goal,
-                "ms",
-                own.ratio(other),
-            )
-        )
-    if "xla" in times:
-        goal = "<= 0.4" if name == "minilm" and not floats and target != "stablehlo" else ""
-        mine, xla = (times[key].peak_bytes / 2**20 for key in ("own", "xla"))
-        rows.append(Row(f"{label}, memory over JAX", mine, xla, goal, "MiB"))
+            print(f"{cell}: not written: {error}", file=sys.stderr)
+            return [Row(f"{cell}, written", 0.0, goal="== 1")]
+        rows = [Row(f"{cell}, bytes", float(size), unit="B")]
+        if cell.runtime is None:
+            return [Row(f"{cell}, written", 1.0, goal="== 1"), *rows]
+        rows += _near(cell, path, EXAMPLES if of.dynamic_batch else 1)
+        if of.runs:
+            one, _ = cell.write(Path(scratch, "one"), 1)
+            rows += _timed(cell, one, beside)
     return rows
 
 
-def _written(
-    key: str,
-    target: str,
-    precision: str,
-    network: Network,
-    variables: Variables,
-    *,
-    scratch: Path,
-    batch: int | str,
-) -> tuple[Path, int]:
-    """An artefact in a folder of its own, and its bytes."""
-    made = (
-        programs.build(target, precision, network, variables, batch=batch, preprocessing=False)
-        if precision != AUTO
-        else programs.build(target, INT8, network, variables, batch=batch, preprocessing=False)
+def _near(cell: Cell, path: Path, step: int) -> list[Row]:
+    """How near it is to JAX."""
+    assert cell.runtime is not None
+    inputs = cell.made.inputs
+    expected = np.asarray(jax.jit(cell.made.network.predict)(cell.made.variables, inputs))
+    with Worker(cell.runtime, path, all_threads()) as worker:
+        parts = [inputs[i : i + step] for i in range(0, EXAMPLES, step)]
+        found = np.concatenate([worker.run({programs.INPUT: x})[programs.OUTPUT] for x in parts])
+    near, limits = parity.compare(found, expected), parity.LIMITS[cell.precision]
+    return [
+        Row(f"{cell}, error", near.max_error / near.largest, goal=f"<= {limits.error:g}"),
+        Row(f"{cell}, agreement", near.agreement, goal=f">= {limits.agreement:g}"),
+    ]
+
+
+def _timed(cell: Cell, path: Path, beside: _Floats) -> list[Row]:
+    """Its latency and memory for one example by one thread."""
+    assert cell.runtime is not None
+    is_float = cell.precision == FLOAT
+    has_floats = FLOAT in TARGETS[cell.target].precisions
+    other = XLA if is_float or not has_floats else cell.target
+    by = PLACES[other].runtime
+    assert by is not None
+    artefacts = {
+        "own": speed.Loadable(cell.runtime, path, 1),
+        "other": speed.Loadable(by, beside.path(other), 1),
+    }
+    times = speed.measure(
+        artefacts, {programs.INPUT: cell.made.inputs}, threads=(1,), batches=(1,), rounds=ROUNDS
     )
-    of = TARGETS[target]
-    return files.write_artefact(of.write(made), scratch / key, of.suffix)
-
-
-def nnx_rows() -> list[Row]:
-    """A Flax NNX model, which no stage makes: its function and state alone."""
-    from flax import nnx
-
-    class Perceptron(nnx.Module):
-        """Two layers."""
-
-        def __init__(self, rngs: nnx.Rngs) -> None:
-            self.first = nnx.Linear(64, 128, rngs=rngs)
-            self.norm = nnx.LayerNorm(128, rngs=rngs)
-            self.second = nnx.Linear(128, 10, rngs=rngs)
-
-        def __call__(self, x: jax.Array) -> jax.Array:
-            """Logits."""
-            return self.second(nnx.relu(self.norm(self.first(x))))
-
-    definition, state = nnx.split(Perceptron(nnx.Rngs(0)))
-    plain = nnx.to_pure_dict(state)
-
-    def fn(values: Any, x: jax.Array) -> Any:
-        nnx.replace_by_pure_dict(state, values)
-        return nnx.merge(definition, state)(x)
-
-    x = np.random.default_rng(0).normal(size=(EXAMPLES, 64)).astype(np.float32)
-    expected = np.asarray(fn(plain, jnp.asarray(x)))
-    rows = []
-    for target in installed():
-        of = TARGETS[target]
-        runtime = PLACES[target].runtime
-        if FLOAT not in of.precisions or runtime is None:
-            continue
-        batch = "batch" if of.dynamic_batch else EXAMPLES
-        made = passes.standard(program(fn, plain, x, batch=batch))
-        with tempfile.TemporaryDirectory() as scratch:
-            path, _ = files.write_artefact(of.write(made), Path(scratch), of.suffix)
-            with Worker(runtime, path, 1) as worker:
-                found = worker.run({"input": x})["logits"]
-        near = parity.compare(found, expected)
-        limit = parity.LIMITS[FLOAT].error
-        error = near.max_error / near.largest
-        rows.append(Row(f"nnx, {target} {FLOAT}, error", error, goal=f"<= {limit:g}"))
-    return rows
-
-
-def loading_rows() -> list[Row]:
-    """MiniLM loaded as an artefact and as a checkpoint: memory over its own bytes."""
-    subject = sentences()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        _, size = _written(
-            "own", "stablehlo", FLOAT, subject.network, subject.variables,
-            scratch=folder, batch=DYNAMIC,
-        )  # fmt: skip
-        checkpoint = folder / "model.safetensors"
-        safetensors_store.save(checkpoint, subject.variables, {})
-        places = {"artefact": (folder / "own", size), "checkpoint": (checkpoint, None)}
-        rows = []
-        for kind, (path, known) in places.items():
-            of = known or path.stat().st_size
-            done = subprocess.run(
-                [sys.executable, "-c", LOADING, kind, str(path)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            peak = int(done.stdout) / 2**20
-            name = f"{LOADED}, minilm {kind}, peak memory"
-            rows.append(Row(name, peak, of / 2**20, "<= 1.2", "MiB"))
-    return rows
+    own, base = times["own"].calls[1, 1], times["other"].calls[1, 1]
+    goal = GOALS.get((cell.name, cell.target), "") if cell.precision == INT8 else ""
+    if is_float and cell.target == "onnx":
+        goal = "<= 1"
+    memory = times["own"].peak_bytes / 2**20
+    of_memory = MEMORY_GOALS.get(cell.name, "") if cell.target != XLA else ""
+    return [
+        Row(
+            f"{cell}, latency over {'XLA' if other == XLA else 'float'}",
+            1e3 * own.median_s,
+            1e3 * base.median_s,
+            goal,
+            "ms",
+            own.ratio(base),
+        ),
+        Row(f"{cell}, memory over JAX", memory, beside.memory_in_jax() / 2**20, of_memory, "MiB"),
+    ]
 
 
 if __name__ == "__main__":

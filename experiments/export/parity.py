@@ -32,15 +32,17 @@ class Limits(NamedTuple):
 LIMITS: Mapping[str, Limits] = {
     "float32": Limits(1e-4, 0.99),
     "float16": Limits(2e-2, 0.98),
-    "int8": Limits(0.1, 0.95),
-    "int4": Limits(0.1, 0.95),
-    "dynamic_range": Limits(0.1, 0.95),
+    "int8": Limits(0.2, 0.95),
+    "int4": Limits(0.2, 0.95),
+    "dynamic_range": Limits(0.2, 0.95),
 }
 """By precision. Measured by `experiments.bench.export` of random inputs, as the greatest error over
 the greatest logit: float32 to 1.1e-6, so that 1e-4 is a wrong operation and no order of sums; int8
-to 7e-3 of convolutions. Integers are the same steps in JAX and elsewhere, but for what lies between
-two of them to float rounding: a step more at one site is one more, at most, at each behind it, and
-sites are many; their 0.1, and float16's limit, are margins and no measurement."""
+to 0.02 of trained convolutions and to 0.17 of MiniLM with all its activations in int8. Integers are
+the same steps in JAX and elsewhere, but for what lies between two of them to float rounding, and
+for what `full_integer` rounds besides: a step more at one site is one more, at most, at each behind
+it, and sites are many. What a wrong operation gives is off by the size of the logits themselves; so
+the 0.2, and float16's limit, are margins."""
 
 
 class Parity(NamedTuple):

@@ -119,7 +119,7 @@ def run(node: Node, operands: Sequence[Any], sizes: Mapping[str, Any]) -> list[A
     if node.op == "fake_quant":
         grid = Grid(params["scale"], params["zero_point"], params["format"])
         return [compute(operands[0], grid)]
-    return [PATTERNS[node.op](*operands, **params)]
+    return [PATTERNS[node.op].compute(*operands, **params)]
 
 
 def is_symbol(size: Any) -> bool:
@@ -177,8 +177,9 @@ def program(
     """
     size = jax.export.symbolic_shape(batch)[0] if isinstance(batch, str) else batch
     shapes = [jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for x in inputs]
+    names = {"input_names": input_names, "output_names": output_names}
     try:
-        graph = trace(_opened(trace(fn, variables, *shapes)), variables, *shapes)
+        return of_shapes(fn, variables, *shapes, **names)
     except (jax.errors.JAXTypeError, jax.errors.ConcretizationTypeError, TypeError) as error:
         if not isinstance(batch, str):
             raise
@@ -186,7 +187,19 @@ def program(
             f"the function cannot be traced for any batch ({error}); give batch=1, or another "
             "number"
         ) from error
-    return _built(graph, variables, input_names, output_names)
+
+
+def of_shapes(
+    fn: Callable[..., Any],
+    variables: PyTree,
+    *shapes: jax.ShapeDtypeStruct,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] = ("logits",),
+) -> Program:
+    """As `program`, of inputs of these shapes, which may have symbols already."""
+    graph = trace(_opened(trace(fn, variables, *shapes)), variables, *shapes)
+    names = input_names or [f"input_{i}" for i in range(len(shapes))]
+    return _built(graph, variables, names, output_names)
 
 
 def _built(

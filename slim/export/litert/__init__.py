@@ -28,7 +28,9 @@ from slim.export.litert.integers import integers
 from slim.export.litert.lower import lower
 from slim.export.litert.network import Network
 from slim.export.litert.rules import RULES
+from slim.export.litert.stems import blocked_stems
 from slim.export.litert.weights import dynamic_range, half
+from slim.export.passes import matched
 from slim.export.program import Program
 
 __all__ = [
@@ -58,7 +60,7 @@ def write(program: Program, *, metadata: Mapping[str, str] | None = None) -> byt
         ModuleNotFoundError: `ai-edge-litert` is not installed.
         ValueError: a parameter that is not finite.
     """
-    return to_bytes(integers(_fused(program)), metadata or {})
+    return to_bytes(integers(blocked_stems(_fused(program))), metadata or {})
 
 
 def write_float16(program: Program, *, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -87,4 +89,4 @@ def _fused(program: Program) -> Network:
         name, data = program.names.get(value), np.asarray(data)
         if name is not None and data.dtype.kind == "f" and not np.isfinite(data).all():
             raise ValueError(f"{name} has numbers that are not finite; train it again, or mend it")
-    return fuse(lower(program, RULES))
+    return fuse(lower(matched(program, RULES), RULES))

@@ -176,7 +176,7 @@ def _activation(op: Op, view: _View) -> Tensor | None:
 
 
 def _rectifier(op: Op, view: _View) -> Tensor | None:
-    """max(x, 0), and min(relu(x), 6)."""
+    """max(x, 0)."""
     pair = next(
         ((x, y.data) for x, y in (op.ins, op.ins[::-1]) if x.data is None and y.data is not None),
         None,
@@ -184,30 +184,19 @@ def _rectifier(op: Op, view: _View) -> Tensor | None:
     if pair is None or pair[1].size != 1 or pair[0].shape != op.outs[0].shape:
         return None
     x, bound = pair[0], float(pair[1].item())
-    if op.code == "MAXIMUM" and bound == 0.0 and x.dtype == np.float32:
+    if bound == 0.0 and x.dtype == np.float32:
         op.code, op.ins, view.changed = "RELU", [x], True
-    elif op.code == "MINIMUM" and bound == 6.0:
-        maker = view.makers.get(x)
-        if maker is not None and maker.code == "RELU":
-            op.code, op.ins, view.changed = "RELU6", list(maker.ins), True
     return None
 
 
-def _mean(op: Op, view: _View) -> Tensor | None:
-    """A sum over n entries times 1 / n; a factor that undoes the one before."""
+def _undone(op: Op, view: _View) -> Tensor | None:
+    """A factor that undoes the one before."""
     if (pair := _operands(op)) is None or pair[1].size != 1 or pair[1].dtype.kind != "f":
         return None
     x, maker = pair[0], view.makers.get(pair[0])
     factor = float(pair[1].item()) if op.code == "MUL" else 1.0 / float(pair[1].item())
     if maker is None or not view.only_reader(x) or op.outs[0].shape != x.shape:
         return None
-    if maker.code == "SUM":
-        source, axes = maker.ins
-        assert axes.data is not None
-        sizes = [source.shape[d] for d in axes.data]
-        if None not in sizes and _is_one(factor * math.prod(n or 0 for n in sizes)):
-            maker.code, x.name = "MEAN", op.outs[0].name
-            return x
     before = _operands(maker) if maker.code == "MUL" else None
     if before is None or before[1].size != 1 or before[0].shape != x.shape:
         return None
@@ -275,10 +264,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "RELU": (_activation,),
     "RELU6": (_activation,),
     "MAXIMUM": (_rectifier,),
-    "MINIMUM": (_rectifier,),
-    "MUL": (_scale, _mean),
+    "MUL": (_scale, _undone),
     "PADV2": (_zero_padding,),
-    "DIV": (_scale, _mean),
+    "DIV": (_scale, _undone),
     "RESHAPE": (_move,),
     "TRANSPOSE": (_move,),
 }

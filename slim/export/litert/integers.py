@@ -28,6 +28,7 @@ KEEPING = frozenset(
         "PAD",
         "REVERSE_V2",
         "SLICE",
+        "SPACE_TO_DEPTH",
         "STRIDED_SLICE",
     }
 )

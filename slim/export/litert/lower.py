@@ -153,6 +153,10 @@ class Lowering:
                 if shape == x.shape
                 else self.emit("SLICE", [x, constant(begin), self.sizes(shape)], shape)
             )
+        if (offset := _in_block(x, begin, strides, shape)) is not None:
+            blocks = (x.shape[0], *shape[1:3], 4 * (x.shape[3] or 1))
+            moved = self.emit("SPACE_TO_DEPTH", [x], blocks, blockSize=2)
+            return self.strided(moved, (0, 0, 0, offset), (1, 1, 1, 1), shape)
         whole = sum(1 << d for d, n in enumerate(shape) if n is None)
         rows = zip(begin, strides, shape, strict=True)
         end = [0 if n is None else first + (n - 1) * step + 1 for first, step, n in rows]
@@ -188,6 +192,21 @@ class Lowering:
         picked = self.emit("SLICE", [source, constant(begin), constant(size)], one)
         flat = self.reshape(picked, tuple(None if n is None else 1 for n in shape))
         return self.emit("EQUAL", [flat, flat], flat.shape, np.dtype(bool))
+
+
+def _in_block(x: Tensor, begin: Sequence[int], strides: Sequence[int], shape: Shape) -> int | None:
+    """Where channels of every second row and column begin in blocks of two by two.
+
+    XNNPACK has no slices with strides, and is left for them; it has these blocks.
+    """
+    if tuple(strides) != (1, 2, 2, 1) or x.dtype.kind not in "fi" or begin[0] or begin[3]:
+        return None
+    sizes = x.shape[1:3]
+    if shape[3] != x.shape[3] or any(n is None or n % 2 for n in sizes):
+        return None
+    if any(begin[d] > 1 or shape[d] != (x.shape[d] or 0) // 2 for d in (1, 2)):
+        return None
+    return (2 * begin[1] + begin[2]) * (x.shape[3] or 1)
 
 
 def _union(tensors: Sequence[Tensor]) -> Shape:

@@ -20,6 +20,7 @@ from slim.export.onnx.file import to_model
 from slim.export.onnx.fuse import fuse
 from slim.export.onnx.lower import lower
 from slim.export.onnx.rules import RULES
+from slim.export.passes import matched
 from slim.export.program import Program
 
 __all__ = ["model", "write"]
@@ -52,5 +53,6 @@ def model(
         name, array = program.names.get(value), np.asarray(data)
         if name is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{name} has numbers that are not finite; train it again, or mend it")
+    program = matched(program, RULES)
     network = fuse(lower(program, RULES, profile=profile), integer_bias=profile != "tensorrt")
     return to_model(network, metadata or {})

@@ -20,6 +20,7 @@ def fuse(network: Network, *, integer_bias: bool = True) -> Network:
     while _once(network):
         network.clean()
     _pooled(network)
+    _sums(network)
     _ahead(network)
     _again(network)
     if integer_bias:
@@ -83,43 +84,6 @@ def _subtract(op: Op, maker: Op, other: Value, first: bool) -> bool:
     return _add(op, maker, other, first, -1.0)
 
 
-def _scale(op: Op, maker: Op, other: Value, first: bool) -> bool:
-    assert other.data is not None
-    if maker.code == "ReduceSum":
-        return _mean(maker, float(other.data.ravel()[0]) if other.data.size == 1 else 0.0)
-    if maker.code != "Conv" or maker.ins[1].data is None:
-        return False
-    if (scale := _channels(other.data, maker)) is None:
-        return False
-    kernel = maker.ins[1].data
-    scaled = kernel * scale.reshape(-1, *(1,) * (kernel.ndim - 1))
-    biases = [constant(v.data * scale) for v in maker.ins[2:] if v.data is not None]
-    named = constant(scaled.astype(np.float32), maker.ins[1].name)
-    maker.ins = [maker.ins[0], named, *biases]
-    return True
-
-
-def _divide(op: Op, maker: Op, other: Value, first: bool) -> bool:
-    assert other.data is not None
-    if not first or other.data.dtype.kind != "f":
-        return False
-    if maker.code == "ReduceSum":
-        return _mean(maker, 1 / float(other.data.ravel()[0]) if other.data.size == 1 else 0.0)
-    return _scale(op, maker, constant((1 / other.data).astype(np.float32)), first)
-
-
-def _mean(maker: Op, factor: float) -> bool:
-    sizes = maker.ins[1].data
-    assert sizes is not None
-    counts = [maker.ins[0].shape[int(d)] for d in sizes]
-    if any(n is None for n in counts) or maker.ins[0].dtype.kind != "f":
-        return False
-    if not np.isclose(factor * np.prod([n or 1 for n in counts]), 1.0, rtol=1e-6, atol=0):
-        return False
-    maker.code = "ReduceMean"
-    return True
-
-
 def _least(op: Op, maker: Op, other: Value, first: bool) -> bool:
     if maker.code != "Relu" or other.data is None or other.data.size != 1:
         return False
@@ -130,9 +94,7 @@ def _least(op: Op, maker: Op, other: Value, first: bool) -> bool:
 
 RULES: dict[str, Callable[[Op, Op, Value, bool], bool]] = {
     "Add": _add,
-    "Div": _divide,
     "Min": _least,
-    "Mul": _scale,
     "Sub": _subtract,
 }
 
@@ -153,6 +115,19 @@ def _pooled(network: Network) -> None:
         ops.append(Op("GlobalAveragePool", [x], [whole], {}, op.line))
         ops.append(Op("Flatten", [whole], [out], {"axis": 1}, op.line))
     network.ops = ops
+
+
+def _sums(network: Network) -> None:
+    """Sums that a layer norm reads, as the operator that ONNX Runtime leaves beside the norm.
+
+    An Add it joins with it (SkipLayerNormalization), which on CPUs takes several times as long.
+    """
+    readers = network.readers()
+    for op in network.ops:
+        after = readers.get(op.outs[0], [])
+        whole = all(v.data is None and v.shape == op.outs[0].shape for v in op.ins)
+        if op.code == "Add" and whole and any(r.code == "LayerNormalization" for r in after):
+            op.code = "Sum"
 
 
 def _ahead(network: Network) -> None:

@@ -1,13 +1,31 @@
-"""What each pattern computes; a pattern is a line."""
+"""The patterns; one is a line here and a function of JAX."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
+from slim.export.patterns.activations import (
+    GELU,
+    GELU_TANH,
+    HARD_SIGMOID,
+    HARD_SWISH,
+    RELU,
+    RELU6,
+    SILU,
+)
+from slim.export.patterns.norms import LAYER_NORM
+from slim.export.patterns.pattern import Pattern
+from slim.export.patterns.reductions import LOG_SOFTMAX, MEAN, SOFTMAX
 
-
-def _relu(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, jnp.zeros((), x.dtype))
-
-
-PATTERNS: Mapping[str, Callable[..., jax.Array]] = {"relu": _relu}
+PATTERNS: Mapping[str, Pattern] = {
+    "layer_norm": LAYER_NORM,
+    "log_softmax": LOG_SOFTMAX,
+    "softmax": SOFTMAX,
+    "gelu": GELU,
+    "gelu_tanh": GELU_TANH,
+    "silu": SILU,
+    "hard_swish": HARD_SWISH,
+    "hard_sigmoid": HARD_SIGMOID,
+    "relu6": RELU6,
+    "relu": RELU,
+    "mean": MEAN,
+}
+"""By name; one that another has inside stands after it."""

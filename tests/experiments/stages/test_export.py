@@ -11,7 +11,7 @@ import pytest
 
 from experiments import recipe, report
 from experiments.schema import ConfigError
-from slim.export import TARGETS, Unsupported, stablehlo
+from slim.export import TARGETS, Unsupported, litert, stablehlo
 from slim.models import bert
 from tests.experiments import jobs
 
@@ -159,6 +159,24 @@ def test_other_runtimes_compute_what_jax_does(stages, target, quantized):
     _, found = exported(made, model, targets=(target,))
     assert found.precision == ("int8" if quantized else "float32")
     assert agrees(found, 0.05 if quantized else 1e-4)
+
+
+def test_full_integer_rounds_what_stands_between_sites(stages):
+    pytest.importorskip("ai_edge_litert")
+    made = stages(RESNET)
+    model = made.run("quantize", batches=2)
+    counts = {}
+    for full in (True, False):
+        directory, found = exported(
+            made, model, targets=("litert",), full_integer=full, calibration_batches=2
+        )
+        assert agrees(found, 0.2)
+        codes = litert.operators((directory / found.file).read_bytes())
+        counts[full] = codes.count("QUANTIZE") + codes.count("DEQUANTIZE")
+        card = (directory / found.file).with_name("README.md").read_text()
+        assert ("what stands between quantized products is on integers too" in card) == full
+    assert counts[True] == 2  # the image, the pooled features, whose product is of floats
+    assert counts[False] > 6
 
 
 def test_weights_that_are_not_finite_are_refused_by_their_path(stages):

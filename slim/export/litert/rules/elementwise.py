@@ -50,6 +50,9 @@ COMPARISONS = {
     "lt": "LESS",
     "ne": "NOT_EQUAL",
 }
+ABSORBING = -1e30
+"""From here down, what float32 numbers of less than 1e22 add to a number is lost by rounding."""
+
 LOGIC = {"and": "LOGICAL_AND", "or": "LOGICAL_OR", "not": "LOGICAL_NOT"}
 SAME = ("copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "reduce_precision")
 
@@ -76,11 +79,30 @@ def _same(lowering: Lowering, node: Node) -> list[Tensor]:
     return [lowering.tensor(value) for value in node.ins]
 
 
+def _is_mask(which: Tensor, x: Tensor, low: Tensor) -> bool:
+    """Whether a choice is between scores and a number so low that the scores add nothing to it.
+
+    A sum with a row of such numbers is the same, and XNNPACK runs it, but not the choice.
+    """
+    if x.data is not None or low.data is None or low.data.size != 1 or x.dtype.kind != "f":
+        return False
+    wider = which.shape.count(1) > x.shape.count(1)
+    return wider and len(which.shape) == len(x.shape) and float(low.data.item()) <= ABSORBING
+
+
 def _select(lowering: Lowering, node: Node) -> Tensor:
     if len(node.ins) != 3 or lowering.dtype(node.ins[0]) != BOOL:
         raise lowering.unsupported("between other than two cases")
-    which, if_false, if_true = lowering.operands(node)
     shape = lowering.shape(node.outs[0])
+    seen, *cases = (lowering.loose(value) for value in node.ins)
+    for place, x in enumerate(cases):
+        low = cases[1 - place]
+        if x.shape == shape and _is_mask(seen, x, low):
+            ends = [constant(np.zeros((), x.dtype))] * 2
+            ends[1 - place] = constant(np.asarray(low.data, x.dtype).reshape(()))
+            mask = lowering.emit("SELECT_V2", [seen, ends[1], ends[0]], seen.shape, x.dtype)
+            return lowering.emit("ADD", [x, mask], shape)
+    which, if_false, if_true = lowering.operands(node)
     return lowering.emit("SELECT_V2", [which, if_true, if_false], shape, if_true.dtype)
 
 
@@ -157,7 +179,7 @@ def _silu(lowering: Lowering, node: Node) -> Tensor:
 
 def _gelu(lowering: Lowering, node: Node) -> Tensor:
     x = lowering.loose(node.ins[0])
-    return lowering.emit("GELU", [x], x.shape, approximate=bool(node.params["approximate"]))
+    return lowering.emit("GELU", [x], x.shape, approximate=node.op == "gelu_tanh")
 
 
 def _error_function(sign: float, lowering: Lowering, node: Node) -> Tensor:
@@ -190,6 +212,7 @@ RULES: dict[str, Rule] = {
     "exp2": partial(_after, (("MUL", float(np.log(2.0))), ("EXP", None))),
     "expm1": partial(_after, (("EXP", None), ("SUB", 1.0))),
     "gelu": _gelu,
+    "gelu_tanh": _gelu,
     "hard_sigmoid": partial(_after, (("ADD", 3.0), ("RELU6", None), ("MUL", 1 / 6))),
     "integer_pow": _integer_pow,
     "log1p": partial(_after, (("ADD", 1.0), ("LOG", None))),

@@ -1,6 +1,7 @@
 """Sums over dimensions and windows, and what is made of them: softmax, norms, pools."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -55,11 +56,12 @@ def _top_k(lowering: Lowering, node: Node) -> list[Tensor]:
     return [values, numbers]
 
 
-def _softmax(lowering: Lowering, node: Node) -> Tensor:
+def _softmax(code: str, lowering: Lowering, node: Node) -> Tensor:
     x, axis = lowering.tensor(node.ins[0]), node.params["axis"]
     order = [d for d in range(len(x.shape)) if d != axis % len(x.shape)] + [axis % len(x.shape)]
     moved = lowering.transpose(x, order)
-    out = lowering.emit("SOFTMAX", [moved], moved.shape, beta=1.0)
+    options: dict[str, Any] = {"beta": 1.0} if code == "SOFTMAX" else {}
+    out = lowering.emit(code, [moved], moved.shape, **options)
     return lowering.transpose(out, [order.index(d) for d in range(len(order))])
 
 
@@ -122,9 +124,10 @@ RULES: dict[str, Rule] = {
     "argmin": partial(_argument, "ARG_MIN"),
     "average_pool": partial(_pool, "AVERAGE_POOL_2D"),
     "cumsum": _cumsum,
+    "log_softmax": partial(_softmax, "LOG_SOFTMAX"),
     "max_pool": partial(_pool, "MAX_POOL_2D"),
     "reduce_window_max": partial(_pool, "MAX_POOL_2D"),
     "reduce_window_sum": partial(_pool, "AVERAGE_POOL_2D"),
-    "softmax": _softmax,
+    "softmax": partial(_softmax, "SOFTMAX"),
     "top_k": _top_k,
 }

@@ -47,6 +47,9 @@ COMPARISONS = {
     "le": "LessOrEqual",
     "lt": "Less",
 }
+ABSORBING = -1e30
+"""From here down, what float32 numbers of less than 1e22 add to a number is lost by rounding."""
+
 LOGIC = {"and": "And", "or": "Or", "xor": "Xor", "not": "Not"}
 SAME = ("copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "reduce_precision")
 
@@ -117,9 +120,26 @@ def _same(lowering: Lowering, node: Node) -> list[Tensor]:
     return [lowering.loose(value) for value in node.ins]
 
 
+def _is_mask(which: Tensor, x: Tensor, low: Tensor) -> bool:
+    """Whether a choice is between scores and a number so low that the scores add nothing to it.
+
+    A sum with a row of such numbers is the same, and has faster kernels than a choice has.
+    """
+    if x.data is not None or low.data is None or low.data.size != 1 or x.dtype.kind != "f":
+        return False
+    wider = which.shape.count(1) > x.shape.count(1)
+    return wider and len(which.shape) == len(x.shape) and float(low.data.item()) <= ABSORBING
+
+
 def _select(lowering: Lowering, node: Node) -> Tensor:
     which, *cases = (lowering.loose(value) for value in node.ins)
     if which.dtype == BOOL:
+        for place, x in enumerate(cases):
+            if _is_mask(which, x, cases[1 - place]):
+                ends = [number(x, 0.0)] * 2
+                ends[1 - place] = cases[1 - place]
+                added = elementwise(lowering, "Where", [which, ends[1], ends[0]])
+                return elementwise(lowering, "Add", [x, added])
         return elementwise(lowering, "Where", [which, cases[1], cases[0]])
     out = cases[-1]
     for place in range(len(cases) - 2, -1, -1):
@@ -184,7 +204,7 @@ def _round(lowering: Lowering, node: Node) -> Tensor:
 
 
 def _gelu(lowering: Lowering, node: Node) -> Tensor:
-    how = "tanh" if node.params.get("approximate") or node.op == "gelu_tanh" else "none"
+    how = "tanh" if node.op == "gelu_tanh" else "none"
     return elementwise(lowering, "Gelu", [lowering.loose(node.ins[0])], approximate=how)
 
 

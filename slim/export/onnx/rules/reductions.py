@@ -92,10 +92,21 @@ def _sort(lowering: Lowering, node: Node) -> list[Tensor]:
 
 def _softmax(lowering: Lowering, node: Node) -> Tensor:
     x, axis = lowering.tensor(node.ins[0]), node.params["axis"]
-    axis = axis[0] if isinstance(axis, tuple) else axis
-    place = x.order.index(axis % len(x.shape))
+    order = x.order or tuple(range(len(x.shape)))
     code = "LogSoftmax" if node.op == "log_softmax" else "Softmax"
-    return lowering.emit(code, [lowering.stored(x, x.order)], x.shape, x.dtype, x.order, axis=place)
+    ins = [lowering.stored(x, order)]
+    return lowering.emit(code, ins, x.shape, x.dtype, order, axis=order.index(axis))
+
+
+def _layer_norm(lowering: Lowering, node: Node) -> Tensor:
+    x, axis = lowering.tensor(node.ins[0]), node.params["axis"]
+    order = [*(d for d in x.order or range(len(x.shape)) if d != axis), axis]
+    affine = [lowering.stored(lowering.tensor(value)) for value in node.ins[1:]]
+    affine = affine or [constant(np.ones(x.shape[axis] or 1, np.float32))]
+    ins, epsilon = [lowering.stored(x, order), *affine], node.params["epsilon"]
+    return lowering.emit(
+        "LayerNormalization", ins, x.shape, x.dtype, order, axis=-1, epsilon=epsilon
+    )
 
 
 def _pool(code: str, lowering: Lowering, node: Node) -> Tensor:
@@ -150,6 +161,7 @@ RULES: dict[str, Rule] = {
     "argmin": partial(_argument, "ArgMin"),
     "average_pool": partial(_pool, "AveragePool"),
     "cumsum": _cumsum,
+    "layer_norm": _layer_norm,
     "log_softmax": _softmax,
     "max_pool": partial(_pool, "MaxPool"),
     "reduce_window_max": partial(_pool, "MaxPool"),
