@@ -138,7 +138,7 @@ def trained_quantized() -> Subject:
     return quantized(resnet20(), steps=QAT_STEPS)
 
 
-def quantized(subject: Subject, *, steps: int = 0) -> Subject:
+def quantized(subject: Subject, *, steps: int = 0, symmetric: bool = False) -> Subject:
     """A float subject after calibration on its inputs, and so many steps of training rounded."""
     network, variables = subject.network, subject.variables
     folding = graph.find_folding(network.graph())
@@ -146,7 +146,7 @@ def quantized(subject: Subject, *, steps: int = 0) -> Subject:
         variables = graph.fold_params(network.graph(), folding, variables)
         network = network.shrunk([folding])
     traced = network.graph()
-    rule = Rule("*", Weights(INT8, range="mse"), Activations(INT8, "minmax"))
+    rule = Rule("*", Weights(INT8, range="mse"), Activations(INT8, "minmax", symmetric))
     sites = quant.assign(traced, Policy((rule,), edges=None))
     scales = quant.calibrate(traced, sites, variables, [(jnp.asarray(subject.inputs),)])
     simulated, inputs = quant.simulate(traced, sites), jnp.asarray(subject.inputs)

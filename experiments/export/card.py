@@ -23,7 +23,7 @@ import numpy as np
 
 folder = Path("{file}")  # of this page
 program = jax.export.deserialize(bytearray((folder / "program.jax_export").read_bytes()))
-parameters = [np.load(folder / f"{{i}}.npy", mmap_mode="r") for i in range({constants})]
+parameters = [jax.device_put(np.load(folder / f"{{i}}.npy")) for i in range({constants})]
 {input} = np.zeros({shape}, np.{dtype})
 ({output},) = jax.jit(program.call)(parameters, {input})""",
     "onnxruntime": """\

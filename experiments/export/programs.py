@@ -75,10 +75,15 @@ def build(
             sites of a network of int8; None: that is left in floats.
 
     Raises:
-        ValueError: weights that are not finite; no trace for any batch; values that are not finite
-            on the calibration's batches.
+        ValueError: weights that are not finite; experts in integers; no trace for any batch; values
+            that are not finite on the calibration's batches.
     """
     check_finite(variables)
+    if network.routes and network.quantized:
+        raise ValueError(
+            "experts in integers are not exported: they compute for tokens that are sent to them; "
+            "export the stage before it was quantized"
+        )
     network = portable(network)
     predict = network.predict
     if network.quantized and precision not in INTEGERS:
@@ -111,7 +116,14 @@ def _traced(
     try:
         return of("batch")
     except (ValueError, InconclusiveDimensionOperation):
+        pass
+    try:
         return any_batch(of)
+    except InconclusiveDimensionOperation as error:
+        raise ValueError(
+            f"the model cannot be traced for any batch ({str(error).splitlines()[0]}); give "
+            "batch = 1, or another number"
+        ) from error
 
 
 def _prepared(predict: Any, variables: Variables, inputs: jax.Array) -> jax.Array:

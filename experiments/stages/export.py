@@ -99,7 +99,9 @@ def run(context: Context, config: ExportConfig, model: Model | None) -> Result:
 
 def _quantized(context: Context, config: ExportConfig, model: Model) -> Model:
     """The model of integers, as the stage `quantize` makes it by default."""
-    section = QuantizeConfig(batches=config.calibration_batches)
+    # TensorRT has no zero points.
+    symmetric = "tensorrt" in config.targets
+    section = QuantizeConfig(batches=config.calibration_batches, symmetric=symmetric)
     if config.precision == "int4":  # of weights alone: runtimes have no products of such data
         section = section.model_copy(update={"weights": "int4", "activations": "float"})
     found = quantize.run(context, section, model)

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import mlir
 
 from slim.export.program import Node, Program, Unsupported
 from slim.quant.numerics import find_format, quantize
@@ -135,10 +136,25 @@ def mil(program: Program) -> Any:
     lowered = jax.jit(_marked(program, marks), keep_unused=True).lower(*specs)
     module = lowered.compiler_ir("stablehlo")
     _normalize_module(module)
+    _drop_ones(module)
     made = _converter()(marks).convert(module)
     for function in made.functions.values():
         _move_weights(function)
     return made
+
+
+def _drop_ones(module: Any) -> None:
+    """Takes dilations of one off pools, which stablehlo-coreml 0.1.6 takes for others."""
+
+    def drop(op: Any) -> Any:
+        if op.name == "stablehlo.reduce_window":
+            for name in ("window_dilations", "base_dilations"):
+                if name in op.attributes and all(n == 1 for n in op.attributes[name]):
+                    del op.attributes[name]
+        return advance
+
+    advance = mlir.ir.WalkResult.ADVANCE
+    module.operation.walk(drop)
 
 
 def _marked(program: Program, marks: list[Node]) -> Callable[..., tuple[jax.Array, ...]]:

@@ -8,12 +8,34 @@ plugins int8 kernels of these. It computes floats in bfloat16 where the processo
 `INFERENCE_PRECISION_HINT` "f32" has it otherwise.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from slim.export import onnx
 from slim.export.program import Program
+
+
+def library() -> Any:
+    """The `openvino` package, without its telemetry.
+
+    That is sent, when the package is imported, by a process that is forked: beside JAX's threads it
+    may never end.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "target 'openvino' needs openvino: pip install -e '.[openvino]'"
+        ) from error
+    return openvino
 
 
 def write(program: Program, *, metadata: Mapping[str, str] | None = None) -> dict[str, bytes]:
@@ -28,12 +50,7 @@ def write(program: Program, *, metadata: Mapping[str, str] | None = None) -> dic
         ModuleNotFoundError: `openvino` or `onnx` is not installed.
         ValueError: a parameter that is not finite.
     """
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "target 'openvino' needs openvino: pip install -e '.[openvino]'"
-        ) from error
+    openvino = library()
     proto = onnx.model(program, profile="openvino")
     model = openvino.Core().read_model(proto.SerializeToString())
     for name, text in (metadata or {}).items():

@@ -157,7 +157,7 @@ def program(
 ) -> Program:
     """The program of `fn(variables, *inputs)`, with the variables as constants.
 
-    Calls are opened, scans unrolled.
+    Calls are opened, scans unrolled, stacks concatenated.
 
     Args:
         fn: a pure function of a pytree of arrays.
@@ -252,7 +252,7 @@ def _node(eqn: JaxprEqn, ins: tuple[int, ...], outs: tuple[int, ...]) -> Node:
 
 
 def _opened(graph: Graph) -> Callable[..., Any]:
-    """The graph's function without calls and scans."""
+    """The graph's function without calls, scans and stacks."""
     jaxpr, structure = graph.jaxpr, jax.tree.structure(graph.outputs)
 
     def fn(variables: PyTree, *inputs: Any) -> Any:
@@ -277,6 +277,10 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
                 outs = _evaluate(inner.jaxpr, inner.consts, operands)
             elif eqn.primitive.name == "scan":
                 outs = _unrolled(eqn, operands)
+            elif eqn.primitive.name == "stack":
+                axis = eqn.params["axis"]
+                rows = [jax.lax.expand_dims(each, (axis,)) for each in operands]
+                outs = [jax.lax.concatenate(rows, axis)]
             else:
                 outs = bind(eqn, operands)
         values.update(zip(eqn.outvars, outs, strict=True))

@@ -20,6 +20,7 @@ from slim.export.onnx.file import to_model
 from slim.export.onnx.fuse import fuse
 from slim.export.onnx.lower import lower
 from slim.export.onnx.rules import RULES
+from slim.export.onnx.stems import blocked_stems
 from slim.export.passes import matched
 from slim.export.program import Program
 
@@ -55,4 +56,6 @@ def model(
             raise ValueError(f"{name} has numbers that are not finite; train it again, or mend it")
     program = matched(program, RULES)
     network = fuse(lower(program, RULES, profile=profile), integer_bias=profile != "tensorrt")
+    if profile == "onnx":
+        blocked_stems(network)
     return to_model(network, metadata or {})

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
 from slim.export import coreml, passes
@@ -29,6 +30,7 @@ rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(2, 6)).astype(np.float32)
 IMAGES = rng.normal(size=(1, 8, 8, 3)).astype(np.float32)
 DENSE = rng.normal(size=(6, 5)).astype(np.float32)
+POOLED = rng.normal(size=(48, 2)).astype(np.float32)
 STEM = rng.normal(size=(3, 3, 3, 8)).astype(np.float32)
 
 
@@ -182,3 +184,13 @@ def test_without_coremltools_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[coreml\]'"):
         coreml.write(traced(jnp.tanh, ROWS))
+
+
+def test_pools_over_padding_are_written(tmp_path: Path) -> None:
+    """With the dilations of one that JAX gives them."""
+
+    def fn(x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))).reshape(1, -1) @ POOLED
+
+    found = operators(read(coreml.write(traced(fn, IMAGES)), tmp_path))
+    assert found["max_pool"] == 1

@@ -190,7 +190,7 @@ def test_a_pattern_runs_in_runtimes(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, each in PATTERNS.items() if each.spellings])
 def test_a_pattern_runs_in_openvino(name: str) -> None:
-    pytest.importorskip("openvino")
+    ort.openvino_or_skip()
     spelling = PATTERNS[name].spellings[0]
     params, rows = params_of(spelling, 2), operands_of(spelling, 6)
     made = traced(lambda x: spelling(jnp.sin(x), *rows, **params), X)

@@ -49,7 +49,9 @@ def _activation(
     number = int(zero.reshape(()))
     if lowering.profile == "tensorrt":
         if not fmt.is_signed or number:
-            raise lowering.unsupported("an activation that is not symmetric int8 around zero")
+            raise lowering.unsupported(
+                "an activation that is not symmetric int8 around zero; quantize with symmetric=True"
+            )
         dtype: np.dtype = np.dtype(np.int8)
     else:
         number += 128 if fmt.is_signed else 0

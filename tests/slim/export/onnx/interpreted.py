@@ -1,9 +1,13 @@
 """What ONNX Runtime makes of a file, and what JAX makes of the program in it."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from slim.export.openvino import library
 
 
 def interpreted(
@@ -23,10 +27,16 @@ def interpreted(
     return dict(zip(names, session.run(names, given), strict=True))
 
 
+def openvino_or_skip() -> Any:
+    """The package, as `slim.export.openvino` imports it, or the test is skipped."""
+    if find_spec("openvino") is None or find_spec("onnx") is None:
+        pytest.skip("openvino or onnx is not installed")
+    return library()
+
+
 def in_openvino(files: dict[str, bytes], *inputs: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs of an IR's files by name."""
-    runtime = pytest.importorskip("openvino")
-    core = runtime.Core()
+    core = openvino_or_skip().Core()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     model = core.read_model(files["model.xml"], files["model.bin"])
     compiled = core.compile_model(model, "CPU", hints)

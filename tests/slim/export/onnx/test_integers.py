@@ -25,7 +25,7 @@ from tests.slim.export.litert.test_integers import (
     unsigned,
     weight,
 )
-from tests.slim.export.onnx.interpreted import in_openvino, interpreted
+from tests.slim.export.onnx.interpreted import in_openvino, interpreted, openvino_or_skip
 
 pytest.importorskip("onnx")
 
@@ -55,7 +55,7 @@ def test_a_residual_network_runs_on_integers(tmp_path: Path, format: str, batch:
 
 
 def test_a_residual_network_runs_on_integers_in_openvino() -> None:
-    pytest.importorskip("openvino")
+    openvino_or_skip()
     made = traced(residual, IMAGES)
     files = openvino.write(made)
     assert within(in_openvino(files, IMAGES), made, IMAGES) < 0.02 * 2.001

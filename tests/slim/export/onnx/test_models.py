@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.export import onnx, passes
+from slim.export import onnx, openvino, passes
 from slim.export.onnx.file import library
 from slim.export.program import Program, Unsupported, program
 from slim.models.bert import Bert, BertConfig
@@ -17,7 +17,7 @@ from slim.models.mobilenet_v2 import MobileNetV2
 from slim.models.resnet import CifarResNet, ImageNetResNet
 from slim.models.vit import ViT
 from tests.slim.export.litert.interpreted import evaluated
-from tests.slim.export.onnx.interpreted import in_openvino, interpreted
+from tests.slim.export.onnx.interpreted import in_openvino, interpreted, openvino_or_skip
 
 pytest.importorskip("onnx")
 
@@ -78,9 +78,7 @@ def test_a_model_equals_jax(name: str, batch: str | int) -> None:
 
 @pytest.mark.parametrize("name", ["resnet20", "bert"])
 def test_a_model_equals_jax_in_openvino(name: str) -> None:
-    pytest.importorskip("openvino")
-    from slim.export import openvino
-
+    openvino_or_skip()
     traced, (_, inputs) = exported(name), MODELS[name]
     found = in_openvino(openvino.write(traced, metadata={"recipe": "r"}), *inputs)
     chex.assert_trees_all_close(found, evaluated(traced, *inputs), rtol=1e-4, atol=1e-4)
