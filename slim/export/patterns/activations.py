@@ -46,10 +46,6 @@ def _hard_swish_divided(x: jax.Array) -> jax.Array:
     return x * jax.nn.relu6(x + 3) / 6
 
 
-def _relu(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, jnp.zeros((), x.dtype))
-
-
 def _relu6_upper_first(x: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.minimum(x, 6.0), 0.0)
 
@@ -70,6 +66,5 @@ GELU = Pattern(_gelu, (_gelu, _gelu_erf, _gelu_half, _gelu_last, _gelu_normal))
 GELU_TANH = Pattern(_gelu_tanh, (_gelu_tanh, _gelu_tanh_half, _gelu_tanh_products))
 HARD_SIGMOID = Pattern(jax.nn.hard_sigmoid, (jax.nn.hard_sigmoid, _hard_sigmoid_clipped))
 HARD_SWISH = Pattern(jax.nn.hard_swish, (jax.nn.hard_swish, _hard_swish_divided))
-RELU = Pattern(_relu)
 RELU6 = Pattern(jax.nn.relu6, (jax.nn.relu6, _relu6_upper_first, _relu6_clamped))
 SILU = Pattern(jax.nn.silu, (jax.nn.silu, _silu_divided, _silu_product))

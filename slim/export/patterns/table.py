@@ -7,7 +7,6 @@ from slim.export.patterns.activations import (
     GELU_TANH,
     HARD_SIGMOID,
     HARD_SWISH,
-    RELU,
     RELU6,
     SILU,
 )
@@ -25,7 +24,6 @@ PATTERNS: Mapping[str, Pattern] = {
     "hard_swish": HARD_SWISH,
     "hard_sigmoid": HARD_SIGMOID,
     "relu6": RELU6,
-    "relu": RELU,
     "mean": MEAN,
 }
 """By name; one that another has inside stands after it."""

@@ -21,6 +21,7 @@ from slim.export.fake_quant import fake_quant
 from slim.export.patterns import PATTERNS
 from slim.export.program import Program, program
 from slim.models.bert import Bert, BertConfig
+from tests.slim.export.evaluated import evaluated
 from tests.slim.export.litert import interpreted as lite
 from tests.slim.export.onnx import interpreted as ort
 
@@ -179,7 +180,7 @@ def test_a_pattern_runs_in_runtimes(name: str) -> None:
     spelling = PATTERNS[name].spellings[0]
     params, rows = params_of(spelling, 2), operands_of(spelling, 6)
     made = traced(lambda x: spelling(jnp.sin(x), *rows, **params), X)
-    expected = lite.evaluated(made, X)
+    expected = evaluated(made, X)
     chex.assert_trees_all_close(
         ort.interpreted(onnx.write(made), X), expected, rtol=1e-5, atol=1e-5
     )
@@ -195,7 +196,7 @@ def test_a_pattern_runs_in_openvino(name: str) -> None:
     params, rows = params_of(spelling, 2), operands_of(spelling, 6)
     made = traced(lambda x: spelling(jnp.sin(x), *rows, **params), X)
     found = ort.in_openvino(openvino.write(made), X)
-    chex.assert_trees_all_close(found, lite.evaluated(made, X), rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(found, evaluated(made, X), rtol=1e-4, atol=1e-4)
 
 
 def test_berts_norms_softmaxes_and_gelus_are_one_operator_each() -> None:
@@ -215,7 +216,7 @@ def test_berts_norms_softmaxes_and_gelus_are_one_operator_each() -> None:
     assert (lite_codes["SOFTMAX"], lite_codes["GELU"]) == (2, 2)
     chex.assert_trees_all_close(
         ort.interpreted(written, ids, mask),
-        lite.evaluated(made, ids, mask),
+        evaluated(made, ids, mask),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -231,7 +232,7 @@ def test_a_mask_of_scores_is_added_where_that_is_the_same(low: float, seen: bool
 
     mask = np.array([[1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 1, 1]], np.int32)
     made = traced(fn, X, mask)
-    expected = lite.evaluated(made, X, mask)
+    expected = evaluated(made, X, mask)
     chex.assert_trees_all_equal(ort.interpreted(onnx.write(made), X, mask), expected)
     written = litert.write(made)
     chex.assert_trees_all_equal(lite.interpreted(written, X, mask), expected)

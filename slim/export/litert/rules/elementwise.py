@@ -29,10 +29,8 @@ DIRECT = {
     "mul": "MUL",
     "neg": "NEG",
     "pow": "POW",
-    "relu": "RELU",
     "relu6": "RELU6",
     "rsqrt": "RSQRT",
-    "sigmoid": "LOGISTIC",
     "sign": "SIGN",
     "sin": "SIN",
     "sqrt": "SQRT",
@@ -54,7 +52,6 @@ ABSORBING = -1e30
 """From here down, what float32 numbers of less than 1e22 add to a number is lost by rounding."""
 
 LOGIC = {"and": "LOGICAL_AND", "or": "LOGICAL_OR", "not": "LOGICAL_NOT"}
-SAME = ("copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "reduce_precision")
 
 
 def _direct(code: str, lowering: Lowering, node: Node) -> Tensor:
@@ -73,10 +70,6 @@ def _logic(code: str, lowering: Lowering, node: Node) -> Tensor:
     if lowering.dtype(node.ins[0]) != BOOL:
         raise lowering.unsupported(f"of {lowering.dtype(node.ins[0])}; only of booleans")
     return lowering.emit(code, lowering.operands(node), lowering.shape(node.outs[0]))
-
-
-def _same(lowering: Lowering, node: Node) -> list[Tensor]:
-    return [lowering.tensor(value) for value in node.ins]
 
 
 def _is_mask(which: Tensor, x: Tensor, low: Tensor) -> bool:
@@ -204,7 +197,6 @@ RULES: dict[str, Rule] = {
     **{op: partial(_direct, code) for op, code in DIRECT.items()},
     **{op: partial(_compare, code) for op, code in COMPARISONS.items()},
     **{op: partial(_logic, code) for op, code in LOGIC.items()},
-    **dict.fromkeys(SAME, _same),
     "clamp": _clamp,
     "convert_element_type": _cast,
     "erf": _erf,

@@ -97,7 +97,6 @@ RULES: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "dynamic_slice": _dynamic_slice,
-    "expand_dims": _reshape,
     "iota": _iota,
     "pad": _pad,
     "reshape": _reshape,

@@ -29,8 +29,6 @@ DIRECT = {
     "mul": "Mul",
     "neg": "Neg",
     "pow": "Pow",
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
     "sign": "Sign",
     "sin": "Sin",
     "sqrt": "Sqrt",
@@ -51,7 +49,6 @@ ABSORBING = -1e30
 """From here down, what float32 numbers of less than 1e22 add to a number is lost by rounding."""
 
 LOGIC = {"and": "And", "or": "Or", "xor": "Xor", "not": "Not"}
-SAME = ("copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "reduce_precision")
 
 
 def elementwise(
@@ -114,10 +111,6 @@ def _not_equal(lowering: Lowering, node: Node) -> Tensor:
 def _logic(code: str, lowering: Lowering, node: Node) -> Tensor:
     operands = [lowering.loose(value) for value in node.ins]
     return elementwise(lowering, code if operands[0].dtype == BOOL else f"Bitwise{code}", operands)
-
-
-def _same(lowering: Lowering, node: Node) -> list[Tensor]:
-    return [lowering.loose(value) for value in node.ins]
 
 
 def _is_mask(which: Tensor, x: Tensor, low: Tensor) -> bool:
@@ -247,7 +240,6 @@ RULES: dict[str, Rule] = {
     **{op: partial(_direct, code) for op, code in DIRECT.items()},
     **{op: partial(_compare, code) for op, code in COMPARISONS.items()},
     **{op: partial(_logic, code) for op, code in LOGIC.items()},
-    **dict.fromkeys(SAME, _same),
     "clamp": _clamp,
     "convert_element_type": _cast,
     "erfc": partial(_after, (("Erf", None), ("Neg", None), ("Add", 1.0))),

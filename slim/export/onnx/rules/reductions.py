@@ -151,21 +151,14 @@ def _pool(code: str, lowering: Lowering, node: Node) -> Tensor:
     return out
 
 
-def _window_min(lowering: Lowering, node: Node) -> Tensor:
-    raise lowering.unsupported("there are pools of the mean and the maximum")
-
-
 RULES: dict[str, Rule] = {
     **{op: partial(_reduce, code) for op, code in REDUCE.items()},
     "argmax": partial(_argument, "ArgMax"),
     "argmin": partial(_argument, "ArgMin"),
-    "average_pool": partial(_pool, "AveragePool"),
     "cumsum": _cumsum,
     "layer_norm": _layer_norm,
     "log_softmax": _softmax,
-    "max_pool": partial(_pool, "MaxPool"),
     "reduce_window_max": partial(_pool, "MaxPool"),
-    "reduce_window_min": _window_min,
     "reduce_window_sum": partial(_pool, "AveragePool"),
     "softmax": _softmax,
     "sort": _sort,

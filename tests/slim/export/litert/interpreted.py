@@ -1,10 +1,7 @@
-"""What LiteRT's interpreter makes of a file, and what JAX makes of the program in it."""
+"""What LiteRT's interpreter makes of a file."""
 
-import jax
 import numpy as np
 import pytest
-
-from slim.export.program import Program
 
 
 def interpreted(model: bytes, *inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -20,10 +17,3 @@ def interpreted(model: bytes, *inputs: np.ndarray) -> dict[str, np.ndarray]:
     interpreter.invoke()
     made = interpreter.get_signature_runner("serving_default").get_output_details()
     return {name: interpreter.get_tensor(each["index"]) for name, each in made.items()}
-
-
-def evaluated(program: Program, *inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs by name, by JAX."""
-    results = jax.jit(program)(*inputs)
-    names = [name for name, _ in program.outputs]
-    return {name: np.asarray(each) for name, each in zip(names, results, strict=True)}

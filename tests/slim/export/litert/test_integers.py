@@ -15,7 +15,8 @@ from jax import lax
 from slim.export import litert, passes
 from slim.export.fake_quant import fake_quant
 from slim.export.program import Program, Unsupported, program
-from tests.slim.export.litert.interpreted import evaluated, interpreted
+from tests.slim.export.evaluated import evaluated
+from tests.slim.export.litert.interpreted import interpreted
 
 pytest.importorskip("ai_edge_litert")
 

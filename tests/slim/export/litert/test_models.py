@@ -15,7 +15,8 @@ from slim.models.bert import Bert, BertConfig
 from slim.models.mobilenet_v2 import MobileNetV2
 from slim.models.resnet import CifarResNet
 from slim.models.vit import ViT
-from tests.slim.export.litert.interpreted import evaluated, interpreted
+from tests.slim.export.evaluated import evaluated
+from tests.slim.export.litert.interpreted import interpreted
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 

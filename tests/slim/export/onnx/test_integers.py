@@ -13,7 +13,7 @@ from slim.export import onnx, openvino, passes, tensorrt
 from slim.export.fake_quant import fake_quant
 from slim.export.onnx.file import library
 from slim.export.program import Program, Unsupported, program
-from tests.slim.export.litert.interpreted import evaluated
+from tests.slim.export.evaluated import evaluated
 from tests.slim.export.litert.test_integers import (
     BIAS,
     DENSE,

@@ -16,7 +16,7 @@ from slim.models.bert import Bert, BertConfig
 from slim.models.mobilenet_v2 import MobileNetV2
 from slim.models.resnet import CifarResNet, ImageNetResNet
 from slim.models.vit import ViT
-from tests.slim.export.litert.interpreted import evaluated
+from tests.slim.export.evaluated import evaluated
 from tests.slim.export.onnx.interpreted import in_openvino, interpreted, openvino_or_skip
 
 pytest.importorskip("onnx")

@@ -11,7 +11,8 @@ import pytest
 from slim.export import litert, passes
 from slim.export.fake_quant import fake_quant
 from slim.export.program import Program, program
-from tests.slim.export.litert.interpreted import evaluated, interpreted
+from tests.slim.export.evaluated import evaluated
+from tests.slim.export.litert.interpreted import interpreted
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(4, 8, 8, 4)).astype(np.float32)
