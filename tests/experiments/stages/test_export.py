@@ -226,6 +226,13 @@ def test_weights_that_are_not_finite_are_refused_by_their_path(stages):
     assert [path for path in made.directory.rglob("*") if path.is_file()] == []
 
 
+def test_the_first_process_alone_writes(stages, monkeypatch):
+    made = stages()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    directory = made.leave("export", {"finetune": made.model}, **FAST)
+    assert [path for path in directory.rglob("*") if path.is_file()] == []
+
+
 def failing(monkeypatch, write, target="stablehlo"):
     monkeypatch.setitem(TARGETS, target, TARGETS["stablehlo"]._replace(write=write))
 
