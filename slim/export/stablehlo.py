@@ -17,6 +17,9 @@ import numpy as np
 from slim.export.program import Program
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+ALIGNMENT = 64
+"""Bytes; what XLA's CPU code wants of arrays that it does not copy."""
+
 MODULE, METADATA = "program.jax_export", "metadata.json"
 
 
@@ -71,6 +74,19 @@ def parameters(folder: Path) -> list[jax.Array]:
     """
     described = json.loads((folder / METADATA).read_text())
     return [
-        jax.device_put(np.load(folder / f"{place}.npy"))
+        jax.device_put(_read(folder / f"{place}.npy"))
         for place in range(len(described["parameters"]))
     ]
+
+
+def _read(file: Path) -> np.ndarray:
+    """The array of a .npy file, where JAX's CPU takes it as it lies: nothing is there twice."""
+    with file.open("rb") as stream:
+        np.lib.format.read_magic(stream)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        size = int(np.prod(shape)) * dtype.itemsize
+        room = np.empty(size + ALIGNMENT, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT
+        stream.readinto(room.data[start : start + size])
+    found = room[start : start + size].view(dtype)
+    return found.reshape(shape[::-1]).T if fortran else found.reshape(shape)
